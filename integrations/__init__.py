@@ -1,0 +1,1 @@
+"""Adapters: each imports its own host, and the core by its absolute name."""

@@ -1,0 +1,262 @@
+"""Model cards: what is known of a checkpoint, as data. The built-in ones are the TOML files in ``model_cards/``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import SettingError
+from .policy import Policy
+from .preprocess import PreprocessSpec
+from .verdict import Level
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_CARD = "freepik"
+CARD_FILE = "nsfw_guard.toml"
+PACKAGE = "package:"
+
+# Label names that need no card. "anime picture" and "drawings" are the safe drawing classes of the five-class models.
+VOCABULARY: Mapping[str, Level] = {
+    **dict.fromkeys(
+        ["normal", "sfw", "safe", "neutral", "safe content", "normal or safe", "drawings", "anime picture"],
+        Level.NEUTRAL,
+    ),
+    **dict.fromkeys(["low", "suggestive", "sexy", "enticing or sensual", "questionable"], Level.LOW),
+    "medium": Level.MEDIUM,
+    **dict.fromkeys(
+        ["nsfw", "unsafe", "unsafe content", "porn", "pornography", "hentai", "hentai picture", "explicit", "high"],
+        Level.HIGH,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A policy's numbers for one model, with where they come from."""
+
+    threshold: float
+    level: Level = Level.MEDIUM
+    source: str = ""
+
+    def policy(self) -> Policy:
+        """Return the policy with these numbers."""
+        return Policy(level=self.level, threshold=self.threshold)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published measurement of a model, quoted with its source."""
+
+    metric: str
+    value: float
+    data: str
+    source: str
+
+
+# A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card.
+_ARGMAX = Preset(0.5, Level.MEDIUM, "argmax")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the guard must know of a checkpoint.
+
+    Attributes:
+        name: How the card is called, ``NsfwGuard(name)``.
+        levels: Label name → how severe it is. Every label of the checkpoint must be here, and nothing else.
+        repo: Where the checkpoint is: a Hub id (``org/name``), a local folder, or ``package:`` and a folder in this
+            package.
+        revision: The Hub commit, in full, so that the weights cannot change under a deployment.
+        license: Licence of the weights.
+        architecture: For people.
+        preprocess: How the model wants its pictures; ``None`` reads it from the checkpoint's own files.
+        presets: Preset name → threshold, level and source; ``balanced`` is the default policy.
+        figures: Published measurements.
+        note: When to take it, and what to know.
+
+    Raises:
+        SettingError: No label, or a label's level is none.
+    """
+
+    name: str
+    levels: Mapping[str, Level] = field(hash=False)
+    repo: str = ""
+    revision: str | None = None
+    license: str = ""
+    architecture: str = ""
+    preprocess: PreprocessSpec | None = None
+    presets: Mapping[str, Preset] = field(default_factory=lambda: {"balanced": _ARGMAX}, hash=False)
+    figures: tuple[Figure, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.levels, Mapping) or not self.levels:
+            raise SettingError(
+                f"The card {self.name!r} has levels={self.levels!r}; expected label name → level, such as "
+                '{"normal": "neutral", "nsfw": "high"}.'
+            )
+        levels = {str(label): Level.parse(level) for label, level in self.levels.items()}
+        object.__setattr__(self, "levels", levels)
+        if not any(levels.values()):
+            raise SettingError(
+                f"The card {self.name!r} has only neutral labels, {list(levels)}: it could flag nothing."
+            )
+
+    @property
+    def identity(self) -> str:
+        """The model as ``id@revision``; its name where it has no repository of its own."""
+        repo = self.name if self.repo.startswith(PACKAGE) else self.repo or self.name
+        return f"{repo}@{self.revision}" if self.revision else repo
+
+    def policy(self, preset: str = "balanced") -> Policy:
+        """Return the policy of a preset of this card.
+
+        Raises:
+            SettingError: The card has no such preset.
+        """
+        if preset not in self.presets:
+            raise SettingError(
+                f"policy is {preset!r}; the card {self.name!r} has the presets {sorted(self.presets)}. "
+                "For numbers of your own: Policy(level=..., threshold=...)."
+            )
+        return self.presets[preset].policy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain values, the same tables that a card file has."""
+        table = asdict(self)
+        table["levels"] = {label: level.name.lower() for label, level in self.levels.items()}
+        table["presets"] = {
+            name: {"threshold": preset.threshold, "level": preset.level.name.lower(), "source": preset.source}
+            for name, preset in self.presets.items()
+        }
+        table["figures"] = [asdict(figure) for figure in self.figures]
+        return {key: value for key, value in table.items() if value not in (None, "", [])}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], *, name: str = "card", source: str = "the card") -> ModelCard:
+        """Return the card that ``to_dict`` or a TOML file wrote down.
+
+        Args:
+            table: The card's tables.
+            name: The name to use where the table has none.
+            source: Where the table comes from, for error messages.
+
+        Raises:
+            SettingError: A key is unknown, missing or has a value of the wrong kind.
+        """
+        table = dict(table)
+        try:
+            table.setdefault("name", name)
+            if "preprocess" in table:
+                table["preprocess"] = PreprocessSpec(**table["preprocess"])
+            if "presets" in table:
+                table["presets"] = {
+                    key: Preset(**{**preset, "level": Level.parse(preset.get("level", Level.MEDIUM))})
+                    for key, preset in table["presets"].items()
+                }
+                for preset in table["presets"].values():
+                    preset.policy()
+            if "figures" in table:
+                table["figures"] = tuple(Figure(**figure) for figure in table["figures"])
+            return cls(**table)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise SettingError(f"{source} cannot be read: {error}") from error
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> ModelCard:
+        """Read a card from a TOML file; one without a ``repo`` is about the folder that it lies in.
+
+        A file that says only ``card = "falconsai"`` stands for that built-in card.
+
+        Raises:
+            SettingError: The file is not TOML, or not a card.
+        """
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingError(f"{path} is not valid TOML: {error}") from error
+        if set(table) == {"card"}:
+            return CARDS.get(table["card"])
+        return cls.from_dict(table, name=path.parent.name if path.name == CARD_FILE else path.stem, source=str(path))
+
+    @classmethod
+    def from_labels(cls, labels: tuple[str, ...], *, name: str, source: str) -> ModelCard:
+        """Return a card for a checkpoint that has none, from the built-in vocabulary of label names.
+
+        Raises:
+            SettingError: A label is not in the vocabulary, or none of them is above neutral.
+        """
+        unknown = [label for label in labels if label.lower().replace("_", " ") not in VOCABULARY]
+        if unknown:
+            example = ", ".join(f'"{label}": "neutral"' for label in labels)
+            table = "\n".join(f'"{label}" = "neutral"   # or "low", "medium", "high"' for label in labels)
+            raise SettingError(
+                f"{source} has the labels {list(labels)}, and it is not known how severe {unknown} are. Say it, "
+                f"in Python:\n    NsfwGuard(..., card=ModelCard(name={name!r}, levels={{{example}}}))\n"
+                f"or in a file {CARD_FILE} beside the weights:\n[levels]\n{table}"
+            )
+        return cls(name=name, levels={label: VOCABULARY[label.lower().replace("_", " ")] for label in labels})
+
+
+class CardRegistry:
+    """Cards by name. A name is registered once; a failed ``register`` changes nothing."""
+
+    def __init__(self, cards: tuple[ModelCard, ...] = ()) -> None:
+        self._cards: dict[str, ModelCard] = {}
+        for card in cards:
+            self.register(card)
+
+    def register(self, card: ModelCard) -> ModelCard:
+        """Add a card and return it.
+
+        Raises:
+            SettingError: It is no card, or its name is taken.
+        """
+        if not isinstance(card, ModelCard):
+            raise SettingError(f"Expected a ModelCard, got {type(card).__name__}.")
+        if card.name in self._cards:
+            raise SettingError(f"There is a card {card.name!r} already; give yours another name.")
+        self._cards[card.name] = card
+        return card
+
+    def get(self, name: str) -> ModelCard:
+        """Return the card of a name.
+
+        Raises:
+            SettingError: There is none.
+        """
+        if name not in self._cards:
+            raise SettingError(
+                f"There is no model card {name!r}. Cards: {', '.join(sorted(self._cards))}. "
+                'A Hub id has the form "org/name"; a local folder must exist.'
+            )
+        return self._cards[name]
+
+    def for_repo(self, repo: str) -> ModelCard | None:
+        """Return the card about a Hub id, if there is one."""
+        return next((card for card in self if card.repo == repo), None)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a card of that name."""
+        return name in self._cards
+
+    def __iter__(self) -> Iterator[ModelCard]:
+        """Iterate over the cards in the order of registration."""
+        return iter(tuple(self._cards.values()))
+
+
+def _builtin() -> CardRegistry:
+    folder = Path(__file__).parent / "model_cards"
+    order = [DEFAULT_CARD, "falconsai", "marqo", "adamcodd", "demo"]
+    return CardRegistry(tuple(ModelCard.from_toml(folder / f"{name}.toml") for name in order))
+
+
+CARDS = _builtin()

@@ -1,0 +1,179 @@
+"""A checkpoint, loaded: model input in, probabilities out."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import islice
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from .cards import ModelCard
+from .checkpoint import INDEX, WEIGHTS, labels_of, read_config
+from .errors import CheckpointError
+from .placement import out_of_memory
+from .preprocess import ViewBatch
+from .verdict import Scores
+
+# transformers renamed the argument in 4.56.
+_DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+
+
+class Classifier(nn.Module):
+    """An image classifier with its card.
+
+    Attributes:
+        network: The model as transformers loaded it.
+        card: Its card; every label of the model is in ``card.levels`` and the other way round.
+        labels: Label names in the order of the outputs.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        if set(labels) != set(card.levels):
+            raise CheckpointError(
+                f"The checkpoint has the labels {list(labels)}, and the card {card.name!r} is about "
+                f"{list(card.levels)}; expected the same names. Take another card, or write one: "
+                "ModelCard(name=..., levels={label: level, ...})."
+            )
+        self.network = network.eval()
+        self.card = card
+        self.labels = labels
+
+    @classmethod
+    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype) -> Classifier:
+        """Load a checkpoint folder in any of its three formats: transformers, transformers' timm wrapper, plain timm.
+
+        Args:
+            folder: With ``config.json`` and safetensors.
+            card: The card of the model, preprocessing included.
+            dtype: Of the weights in memory.
+
+        Raises:
+            CheckpointError: Weights that are broken, non-finite, missing, surplus or of another shape than the config
+                says; a config that transformers cannot read; labels that are not the card's.
+        """
+        labels = labels_of(read_config(folder), folder)
+        try:
+            # All three formats are read by this one call; it maps the file and converts the names of older releases.
+            network, report = transformers.AutoModelForImageClassification.from_pretrained(
+                folder,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **{_DTYPE: dtype},
+            )
+        except Exception as error:
+            raise CheckpointError(f"The checkpoint in {folder} cannot be loaded: {error}") from error
+        wrong = {
+            "missing": report["missing_keys"],
+            "surplus": report["unexpected_keys"],
+            "misshapen": report["mismatched_keys"],
+            "unreadable": report.get("error_msgs", ()),
+        }
+        found = "; ".join(f"{kind}: {', '.join(sorted(map(str, keys)))[:300]}" for kind, keys in wrong.items() if keys)
+        if found:
+            raise CheckpointError(
+                f"The weights in {folder} do not fit its config.json: {found}. A classifier with such weights would "
+                "decide at random; fetch the checkpoint again, or save it with save_pretrained of the model that it is."
+            )
+        for name, weights in network.named_parameters():
+            if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
+                raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
+        return cls(network, card, labels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
+        # The wrapper around timm models casts to the device of its weights, which is none when they are offloaded.
+        timm_model = getattr(self.network, "timm_model", None)
+        logits = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
+        if logits.shape != (len(inputs), len(self.labels)):
+            raise CheckpointError(
+                f"The model gave logits of the shape {tuple(logits.shape)}; "
+                f"expected one for each of {list(self.labels)}."
+            )
+        return logits
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Return ``[V, labels]`` in float32: the softmax, over the labels, of the logits of ``[V, 3, size, size]``."""
+        dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self(inputs.to(dtype)).to(torch.float32).softmax(dim=-1)
+
+    def score(self, views: ViewBatch, *, device: torch.device, batch_size: int) -> Scores:
+        """Classify all views, at most ``batch_size`` at a time; half as many, and again, when memory runs out.
+
+        Args:
+            views: What to look at.
+            device: Where the weights compute.
+            batch_size: Most views in one forward pass.
+
+        Raises:
+            ImageError: An image has values outside its declared range, or cannot be decoded.
+        """
+        total, start = len(views.images.owners), 0
+        probabilities: list[Tensor] = []
+        extents: list[Tensor] = []
+        counts: list[int] = []
+        while start < total:
+            stop = min(start + batch_size, total)
+            try:
+                inputs, extent, count = views.load(start, stop)
+                scored = [self.probabilities(part.to(device)) for part in inputs.split(batch_size) if len(part)]
+            except RuntimeError as error:
+                if batch_size == 1 or not out_of_memory(error):
+                    raise
+                batch_size //= 2
+                continue
+            probabilities += scored
+            extents.append(extent.to(device))
+            counts += count
+            start = stop
+        # One transfer for everything: on a GPU each one waits for the device.
+        flat = torch.cat([tensor.flatten() for tensor in (*extents, *probabilities)]).tolist() if total else []
+        extent_rows = [flat[2 * frame : 2 * frame + 2] for frame in range(total)]
+        views.images.refuse_out_of_range(extent_rows)
+        width, at = len(self.labels), 2 * total
+        rows = [tuple(flat[at + width * view : at + width * (view + 1)]) for view in range(sum(counts))]
+        return self._scores(views, rows, counts, extent_rows)
+
+    def _scores(
+        self, views: ViewBatch, rows: list[tuple[float, ...]], counts: list[int], extents: list[list[float]]
+    ) -> Scores:
+        """Put the views of each frame, and the frames of each image, together."""
+        images: list[list[tuple[float, ...]]] = [[] for _ in range(len(views.images))]
+        problems: list[str | None] = [None] * len(images)
+        remaining = iter(rows)
+        for owner, count, extent in zip(views.images.owners, counts, extents, strict=True):
+            images[owner] += islice(remaining, count)
+            if not all(map(math.isfinite, extent)):
+                problems[owner] = "non_finite"
+            elif not count:
+                problems[owner] = problems[owner] or "too_long"
+        return Scores(self.card, self.labels, tuple(map(tuple, images)), tuple(problems))
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the dtype of the weights on disk, from the file's header.
+
+    Raises:
+        CheckpointError: The file is no safetensors file.
+    """
+    path = folder / WEIGHTS
+    try:
+        if not path.is_file():
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            path = folder / sorted(index["weight_map"].values())[0]
+        with safe_open(path, framework="pt") as file:
+            names = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}. Fetch it again: it may be truncated, or a pickle "
+            "by another name."
+        ) from error
+    return torch.bfloat16 if names == {"BF16"} else torch.float16 if names == {"F16"} else torch.float32

@@ -1,0 +1,1 @@
+"""The embedded demo: a tiny trained pipeline and classifier. No NSFW model."""

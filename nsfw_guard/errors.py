@@ -1,0 +1,17 @@
+"""The errors of nsfw_guard: each message says what was given, what was expected and what to type."""
+
+
+class GuardError(Exception):
+    """Base of every error that nsfw_guard raises on purpose."""
+
+
+class ImageError(GuardError, ValueError):
+    """Images that the guard cannot check: wrong type, shape, dtype or range, or a file that cannot be decoded."""
+
+
+class SettingError(GuardError, ValueError):
+    """A setting that makes no sense: an unknown card or preset, a threshold outside [0, 1], zero cells, and so on."""
+
+
+class CheckpointError(GuardError):
+    """A checkpoint that cannot be found, read, trusted or matched with its card."""

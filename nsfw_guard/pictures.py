@@ -1,0 +1,153 @@
+"""Pillow pictures: files, bytes, every mode, rotation by EXIF, transparency, animation."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .errors import ImageError
+
+# Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
+_HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB")
+# Formats in which several frames are one picture; of others (MPO) only the first is what people see.
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class Picture:
+    """One picture; each of its frames is classified.
+
+    Attributes:
+        original: The caller's PIL image, or the one that was opened from a path or bytes.
+        owners: One 0 per frame: a picture is one image.
+        count: 1.
+        device: ``None``: a picture is on no device.
+    """
+
+    count = 1
+    device = None
+
+    def __init__(self, picture: Image.Image, name: str) -> None:
+        self.original = picture
+        self._name = name
+        if not picture.width or not picture.height:
+            raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
+        if picture.mode == "F":
+            raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
+        try:
+            self.owners = [0] * getattr(picture, "n_frames", 1)
+        except _BROKEN as error:
+            raise ImageError(f"{name} cannot be decoded: {error}") from error
+
+    @classmethod
+    def read(cls, source: Any, name: str) -> Picture:
+        """Take a PIL image, or open a file path or encoded bytes.
+
+        Raises:
+            ImageError: No such file, not a picture, broken, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        """
+        if isinstance(source, Image.Image):
+            return cls(source, name)
+        where = str(source) if isinstance(source, (str, Path)) else f"{name} ({len(source)} bytes)"
+        try:
+            # Read in full: the picture is decoded lazily, and the file may be gone by then.
+            data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
+            picture = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{where} is refused as a decompression bomb: {error}") from error
+        except OSError as error:
+            raise ImageError(f"{where} cannot be opened as a picture: {error}") from error
+        _refuse_bomb(picture, where)
+        return cls(picture, where)
+
+    def pixels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Decode frames: ``[N, 3, H, W]`` and their extents; see ``ImageBatch.pixels``."""
+        frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
+        return frames, torch.tensor([[0.0, 1.0]]).expand(len(frames), 2)
+
+    def refuse(self, low: float, high: float, name: str) -> None:
+        """Never needed: decoded pictures are in range."""
+
+    def replace(self, redacted: Mapping[int, list[Tensor]]) -> Image.Image:
+        """Return a picture of the redacted frames, in the original's mode if that can hold it.
+
+        No metadata is carried over: it may hold a thumbnail of what was redacted.
+        """
+        frames = [_put(pixels, self._frame(index)) for index, pixels in enumerate(redacted[0])]
+        if len(frames) == 1 or self.original.format not in _ANIMATED:
+            return frames[0]
+        info = [self._frame(index).info for index in range(len(frames))]
+        timing = (
+            {"duration": [entry["duration"] for entry in info]} if all("duration" in entry for entry in info) else {}
+        )
+        loop = {"loop": info[0]["loop"]} if "loop" in info[0] else {}
+        lossless = {"lossless": True} if self.original.format == "WEBP" else {}
+        file = io.BytesIO()
+        frames[0].save(
+            file, self.original.format, save_all=True, append_images=frames[1:], **timing, **loop, **lossless
+        )
+        return Image.open(file)
+
+    def _frame(self, index: int) -> Image.Image:
+        """One frame, upright. The caller's picture is left at the frame where it was."""
+        picture = self.original
+        try:
+            if len(self.owners) == 1:
+                picture.load()
+                return ImageOps.exif_transpose(picture)
+            at = picture.tell()
+            try:
+                picture.seek(index)
+                _refuse_bomb(picture, self._name)
+                return ImageOps.exif_transpose(picture.copy())
+            finally:
+                picture.seek(at)
+        except ImageError:
+            raise
+        except _BROKEN as error:
+            raise ImageError(f"{self._name} cannot be decoded: {error}") from error
+
+
+def _refuse_bomb(picture: Image.Image, name: str) -> None:
+    """Refuse what is larger than the process's own limit; Pillow itself only warns up to twice that."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and math.prod(picture.size) > limit:
+        raise ImageError(
+            f"{name} is refused as a decompression bomb: {picture.width}x{picture.height} is more than {limit} pixels. "
+            "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+        )
+
+
+def _put(pixels: Tensor, frame: Image.Image) -> Image.Image:
+    """Make redacted pixels a picture of the frame's mode, with the frame's alpha."""
+    array = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
+    picture = Image.fromarray(array.contiguous().numpy())
+    if frame.has_transparency_data:
+        picture = picture.convert("LA" if frame.mode == "LA" else "RGBA")
+        picture.putalpha(frame.convert("RGBA").getchannel("A"))
+        return picture
+    return picture.convert(frame.mode) if frame.mode in _HOLDING_MODES else picture
+
+
+def _to_tensor(picture: Image.Image, name: str) -> Tensor:
+    """Decode an upright frame to ``[3, H, W]``, float32, RGB in [0, 1], composited on white."""
+    if picture.mode.startswith("I"):
+        # Pillow's own conversion of 16-bit gray clips at 255 and shows nearly everything white.
+        values = np.asarray(picture).astype(np.float32) / 65535
+        if values.min() < 0 or values.max() > 1:
+            raise ImageError(f"{name} has the mode {picture.mode} and values outside 0 to 65535; expected 16-bit gray.")
+        return torch.from_numpy(values).expand(3, -1, -1)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    array = np.array(picture.convert("RGB"))
+    return torch.from_numpy(array).movedim(-1, 0).to(torch.float32) / 255

@@ -1,0 +1,101 @@
+"""Where the weights run and in which dtype, beside a host that moves, casts, offloads or hooks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import SettingError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    """Return the dtype; ``None`` for ``"auto"``.
+
+    Raises:
+        SettingError: Not one that a classifier can run in.
+    """
+    if isinstance(dtype, str):
+        if dtype == "auto":
+            return None
+        dtype = DTYPES.get(dtype.removeprefix("torch."), dtype)
+    if dtype not in DTYPES.values():
+        raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.')
+    return dtype
+
+
+def parse_device(device: str | int | torch.device | None) -> torch.device | None:
+    """Return the device, which must exist; ``None`` stands for that of the images.
+
+    Raises:
+        SettingError: There is no such device here.
+    """
+    if device is None:
+        return None
+    try:
+        parsed = torch.device(device)
+        torch.empty(0, device=parsed)
+        if parsed.type == "meta":
+            raise RuntimeError("the meta device computes nothing")
+    except Exception as error:
+        raise SettingError(f"device is {device!r}, which cannot be used here: {error}") from error
+    return parsed
+
+
+def fastest_dtype(device: torch.device, stored: torch.dtype) -> torch.dtype:
+    """Return the dtype that ``"auto"`` stands for: the checkpoint's own or a faster one, native to the hardware.
+
+    CUDA: a checkpoint's own half precision, else bfloat16, else (before Ampere) float16. CPU: bfloat16 with AVX512-BF16
+        or
+    AMX, else float32. Elsewhere float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+        if stored in (torch.float16, torch.bfloat16):
+            return stored if native else torch.float16
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and _cpu_runs_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_runs_bfloat16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    # Older releases have only these, under a private name.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a host's offloading hooks (accelerate's or diffusers') decide where the weights are."""
+    return any(hasattr(child, "_hf_hook") or hasattr(child, "_diffusers_hook") for child in module.modules())
+
+
+def fire_hook(module: nn.Module) -> None:
+    """Run what accelerate put before ``forward``, for calls that come by another way. Twice does no harm."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """The device where the module computes: its weights', or the hooks' if the weights are offloaded."""
+    for child in module.modules():
+        device = getattr(getattr(child, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    device = next(module.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error means that the device's memory is used up: CUDA, MPS or CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text

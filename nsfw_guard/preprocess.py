@@ -1,0 +1,198 @@
+"""Preprocessing: which views of an image the model is shown, and how they become model input. The only such path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import SettingError
+
+if TYPE_CHECKING:
+    from .images import ImageBatch
+
+VIEWS = ("auto", "card")
+MAX_VIEWS = 8
+OVERLAP = 0.125
+# A picture longer than this is never only squashed as a whole, and no tile is longer than this.
+MAX_SQUASH = 2.0
+# Before a centre crop the whole picture is resized: a bound on that intermediate, as an aspect ratio.
+MAX_CROPPED = 64
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How a model wants its pictures.
+
+    Attributes:
+        size: Side of the square model input, in pixels.
+        resize: ``"squash"`` scales both sides to ``size``, the aspect ratio is lost; ``"crop"`` scales the shorter side
+            to ``size`` and cuts the centre square out.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, both antialiased as in Pillow.
+        mean: Per channel (R, G, B), subtracted from pixels in [0, 1].
+        std: Per channel, divided by.
+        crop_pct: In (0, 1]; the picture is scaled to ``size / crop_pct`` and its centre cut out, as in timm.
+        source: Where these settings are from.
+
+    Raises:
+        SettingError: A value is not one of its choices or out of its range.
+    """
+
+    size: int
+    resize: str = "squash"
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    crop_pct: float = 1.0
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise SettingError(f"preprocess.size is {self.size!r}; expected a positive number of pixels, such as 224.")
+        if self.resize not in ("squash", "crop"):
+            raise SettingError(f'preprocess.resize is {self.resize!r}; expected "squash" or "crop".')
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise SettingError(f'preprocess.interpolation is {self.interpolation!r}; expected "bilinear" or "bicubic".')
+        if not 0 < self.crop_pct <= 1:
+            raise SettingError(f"preprocess.crop_pct is {self.crop_pct!r}; expected a number in (0, 1].")
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                raise SettingError(f"preprocess.{name} is {values}; expected three numbers, one per channel.")
+            object.__setattr__(self, name, values)
+
+
+class View(NamedTuple):
+    """A part of an image, in its pixels, that the model is shown at once.
+
+    It is squashed to the model's square, unless ``own``: then it goes through the card's own resize, centre crop
+    included.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    own: bool = False
+
+
+def plan_views(height: int, width: int, spec: PreprocessSpec, *, views: str = "auto") -> tuple[View, ...] | None:
+    """Choose the views of an image; their maximum score counts.
+
+    ``"card"`` is the one view of the card's own preprocessing. ``"auto"`` lets nothing go unseen: the fewest square
+    tiles along the long side that overlap by an eighth or more, at most ``MAX_VIEWS`` views; where square tiles would
+    be too many they become longer, up to 2:1. A card that squashes sees the squashed whole first, and tiles only
+    beyond an aspect ratio of 2:1.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        spec: The model's preprocessing.
+        views: ``"auto"`` or ``"card"``.
+
+    Returns:
+        The views, or ``None`` for an image that they cannot cover.
+
+    Raises:
+        SettingError: ``views`` is neither.
+    """
+    if views not in VIEWS:
+        raise SettingError(f'views is {views!r}; expected "auto" or "card".')
+    short, long = sorted((height, width))
+    if views == "card":
+        too_long = spec.resize == "crop" and long > MAX_CROPPED * short
+        return None if too_long else (View(0, 0, height, width, own=True),)
+    whole = View(0, 0, height, width)
+    if spec.resize == "squash" and long <= MAX_SQUASH * short:
+        return (whole,)
+    first = (whole,) if spec.resize == "squash" else ()
+    room = MAX_VIEWS - len(first)
+    count = math.ceil((long - short) / ((1 - OVERLAP) * short)) + 1
+    side = short
+    if count > room:
+        count, side = room, math.ceil(long / (1 + (room - 1) * (1 - OVERLAP)))
+        if side > MAX_SQUASH * short:
+            return None
+    starts = [round(index * (long - side) / max(count - 1, 1)) for index in range(count)]
+    if height >= width:
+        return first + tuple(View(start, 0, side, width) for start in starts)
+    return first + tuple(View(0, start, height, side) for start in starts)
+
+
+def model_input(pixels: Tensor, view: View, spec: PreprocessSpec) -> Tensor:
+    """Cut a view out of images, resize and normalise it.
+
+    Within 1.25/255 of Pillow's 8-bit resize for pixels that hold 8-bit values.
+
+    Args:
+        pixels: ``[N, 3, H, W]``, float32, RGB in [0, 1].
+        view: Which part.
+        spec: The model's preprocessing.
+
+    Returns:
+        ``[N, 3, size, size]``, float32, normalised.
+    """
+    part = pixels[..., view.top : view.top + view.height, view.left : view.left + view.width]
+    if view.own:
+        # The longer side is cut down to an integer, as torchvision does.
+        edge, short = math.floor(spec.size / spec.crop_pct), min(view.height, view.width)
+        squash = spec.resize == "squash"
+        rows = edge if squash else edge * view.height // short
+        columns = edge if squash else edge * view.width // short
+        part = _resize(part, rows, columns, spec.interpolation)
+        top, left = round((rows - spec.size) / 2), round((columns - spec.size) / 2)
+        part = part[..., top : top + spec.size, left : left + spec.size]
+    else:
+        part = _resize(part, spec.size, spec.size, spec.interpolation)
+    mean = torch.tensor(spec.mean, dtype=part.dtype, device=part.device).view(3, 1, 1)
+    std = torch.tensor(spec.std, dtype=part.dtype, device=part.device).view(3, 1, 1)
+    return (part - mean) / std
+
+
+def _resize(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:
+    # One axis at a time, clamped after each: Pillow's bicubic clips to 8 bits between its two passes, and without that
+    # the overshoot of the first pass is carried into the second (up to 30/255 off on noise and text).
+    rows, columns = pixels.shape[-2:]
+    # Pillow 13 starts with the height where it shrinks by more than twice as much as the width, else with the width.
+    height_first = height < rows and rows - height > 2 * (columns - width)
+    for size in ((height, columns) if height_first else (rows, width), (height, width)):
+        if size != tuple(pixels.shape[-2:]):
+            pixels = F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+    return pixels
+
+
+class ViewBatch:
+    """The views of the frames of a batch, made into model input one micro-batch at a time."""
+
+    def __init__(self, images: ImageBatch, spec: PreprocessSpec, *, views: str = "auto") -> None:
+        self.images = images
+        self.spec = spec
+        self.views = views
+
+    def load(self, start: int, stop: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Make the model input of the frames ``start`` to ``stop``.
+
+        Returns:
+            The views, frame by frame, ``[V, 3, size, size]``; the least and greatest value of each frame, ``[N, 2]``,
+            non-finite if it holds any such value; and how many views each frame has: none if they cannot cover it.
+            Tensors are float32, and nothing waits for the device.
+        """
+        inputs: list[Tensor] = []
+        extents: list[Tensor] = []
+        counts: list[int] = []
+        for pixels, extent in self.images.pixels(start, stop):
+            extents.append(extent)
+            plan = plan_views(pixels.shape[-2], pixels.shape[-1], self.spec, views=self.views) or ()
+            counts += [len(plan)] * len(pixels)
+            if plan:
+                inputs.append(torch.stack([model_input(pixels, view, self.spec) for view in plan], 1).flatten(0, 1))
+        size = self.spec.size
+        return _join(inputs) if inputs else extents[0].new_empty(0, 3, size, size), _join(extents), counts
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])

@@ -1,0 +1,182 @@
+"""Redaction: blur, pixelate, fill, replace. Pure functions; what they show is bounded by information, not a radius."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .errors import SettingError
+from .images import ImageBatch, read_images
+
+if TYPE_CHECKING:
+    from .verdict import Verdict
+
+KINDS = ("blur", "pixelate", "fill", "replace", "none")
+FITS = ("cover", "contain", "stretch")
+# A cell is at least this many pixels a side: below that, its mean is nearly the pixels themselves.
+MIN_CELL = 4
+# What is flagged for these reasons has no picture worth blurring: no numbers, or half-removed noise.
+FILLED_REASONS = ("non_finite", "early")
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """What becomes of a flagged image.
+
+    Attributes:
+        kind: ``"blur"`` and ``"pixelate"`` show the mean colours of ``cells`` cells along the short side (the same
+            density along the long one) and nothing else of the image; ``"fill"`` a colour; ``"replace"`` another
+            picture; ``"none"`` changes no pixel, whatever the verdict.
+        cells: At least 1; fewer show less. A cell is never smaller than 4 pixels a side, and an image too small for 2x2
+            cells is filled.
+        color: RGB in [0, 1], for ``"fill"``, for what a contained picture leaves free, and wherever the kind cannot be
+            used.
+        image: The replacement: a PIL image, a file path, encoded bytes, a tensor ``[3, H, W]`` or an array in [0, 1].
+        fit: How the replacement is fitted: ``"cover"`` fills the image and cuts what stands over, ``"contain"`` shows
+            all of it, ``"stretch"`` ignores its aspect ratio.
+
+    Raises:
+        SettingError: A value is not one of its choices, or out of its range.
+        ImageError: The replacement cannot be read.
+    """
+
+    kind: str = "blur"
+    cells: int = 16
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    image: Any = field(default=None, hash=False, compare=False)
+    fit: str = "cover"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SettingError(f"redaction is {self.kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
+        if isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1:
+            raise SettingError(f"cells is {self.cells!r}; expected a whole number of at least 1, such as 16.")
+        try:
+            color = tuple(float(value) for value in self.color)
+        except (TypeError, ValueError):
+            color = ()
+        if len(color) != 3 or not all(0 <= value <= 1 for value in color):
+            raise SettingError(f"color is {self.color!r}; expected RGB in [0, 1], such as (0.5, 0.5, 0.5).")
+        object.__setattr__(self, "color", color)
+        if self.fit not in FITS:
+            raise SettingError(f"fit is {self.fit!r}; expected one of {', '.join(map(repr, FITS))}.")
+        if (self.kind == "replace") != (self.image is not None):
+            raise SettingError(
+                'A replacement picture goes with kind="replace" and with nothing else: '
+                'Redaction("replace", image="blocked.png").'
+            )
+        if self.image is not None:
+            object.__setattr__(self, "image", _read_replacement(self.image))
+
+    @classmethod
+    def parse(cls, value: Redaction | str) -> Redaction:
+        """Return the redaction for a ``Redaction`` or the name of a kind.
+
+        Raises:
+            SettingError: It is neither.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        raise SettingError(f"redaction is {value!r}; expected a Redaction or one of {', '.join(map(repr, KINDS))}.")
+
+
+def redact_flagged(images: ImageBatch, verdicts: list[Verdict], redaction: Redaction) -> dict[int, list[Tensor]]:
+    """Redact what was flagged.
+
+    Returns:
+        Image index → its frames, each ``[3, H, W]``, float32, in [0, 1]. Nothing for ``Redaction("none")``.
+    """
+    if redaction.kind == "none":
+        return {}
+    redacted = {}
+    for index, verdict in enumerate(verdicts):
+        if verdict.flagged:
+            frames = images.frames(index)
+            shown = fill if verdict.reason in FILLED_REASONS and redaction.kind != "replace" else redact
+            redacted[index] = [shown(frame, redaction) for frame in frames]
+    return redacted
+
+
+def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
+    """Redact one image.
+
+    Args:
+        pixels: ``[3, H, W]``, floating point, RGB in [0, 1]; never written to.
+        redaction: How.
+
+    Returns:
+        A new tensor ``[3, H, W]``, float32, in [0, 1], on the same device; for the kind ``"none"``, the pixels
+        themselves.
+    """
+    if redaction.kind == "none":
+        return pixels
+    if redaction.kind == "replace":
+        return _replace(pixels, redaction)
+    cells = _cell_means(pixels, redaction.cells) if redaction.kind in ("blur", "pixelate") else None
+    if cells is None:
+        return fill(pixels, redaction)
+    if redaction.kind == "pixelate":
+        return F.interpolate(cells, size=pixels.shape[-2:], mode="nearest-exact")[0]
+    # The cells are smoothed once more, so that the interpolation has no edges of cells to show.
+    kernel = cells.new_tensor([0.25, 0.5, 0.25])
+    weights = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
+    smooth = F.conv2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), weights, groups=3)
+    blurred = F.interpolate(smooth, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
+    return blurred.clamp(0, 1)[0]
+
+
+def fill(pixels: Tensor, redaction: Redaction) -> Tensor:
+    """Return an image of the redaction's colour, ``[3, H, W]``, float32, on the device of ``pixels``."""
+    color = torch.tensor(redaction.color, dtype=torch.float32, device=pixels.device)
+    return color.view(3, 1, 1).expand(3, *pixels.shape[-2:]).clone()
+
+
+def _cell_means(pixels: Tensor, cells: int) -> Tensor | None:
+    """Mean colours ``[1, 3, rows, columns]`` of the cells, or ``None`` if the image is too small for 2x2 of them."""
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    along_short = min(cells, short // MIN_CELL)
+    if along_short < 2:
+        return None
+    rows, columns = (max(1, round(along_short * side / short)) for side in (height, width))
+    rows, columns = min(rows, height // MIN_CELL), min(columns, width // MIN_CELL)
+    return F.adaptive_avg_pool2d(pixels[None].to(torch.float32), (rows, columns))
+
+
+def _replace(pixels: Tensor, redaction: Redaction) -> Tensor:
+    height, width = pixels.shape[-2:]
+    picture = next(read_images(redaction.image).frames(0)).to(pixels.device)
+    scale = [height / picture.shape[-2], width / picture.shape[-1]]
+    if redaction.fit != "stretch":
+        scale = [max(scale) if redaction.fit == "cover" else min(scale)] * 2
+    size = [max(1, round(side * by)) for side, by in zip(picture.shape[-2:], scale, strict=True)]
+    picture = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(
+        0, 1
+    )
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    picture = picture[:, max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
+    canvas = fill(pixels, redaction)
+    top, left = max(-top, 0), max(-left, 0)
+    canvas[:, top : top + picture.shape[-2], left : left + picture.shape[-1]] = picture
+    return canvas
+
+
+def _read_replacement(image: Any) -> Image.Image:
+    """Read a replacement now, so that a missing file fails before anything is flagged."""
+    if isinstance(image, Image.Image):
+        return image
+    batch = read_images(image)
+    if len(batch) != 1:
+        raise SettingError(f"The replacement is {len(batch)} images; expected one.")
+    pixels = next(batch.frames(0))
+    if not bool(torch.isfinite(pixels).all()):
+        raise SettingError("The replacement has non-finite pixels; expected values in [0, 1].")
+    array = (pixels.float().cpu() * 255).round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
+    return Image.fromarray(array)
