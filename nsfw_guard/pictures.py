@@ -42,8 +42,11 @@ class Picture:
             raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
         if picture.mode == "F":
             raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
+        self._reader: Any = None
         try:
             self.owners = [0] * getattr(picture, "n_frames", 1)
+            # Frames are read by a reader of our own: the caller's picture stays where it is.
+            self._data = _file_of(picture) if len(self.owners) > 1 else b""
         except _BROKEN as error:
             raise ImageError(f"{name} cannot be decoded: {error}") from error
 
@@ -84,7 +87,7 @@ class Picture:
         frames = [_put(pixels, self._frame(index)) for index, pixels in enumerate(redacted[0])]
         if len(frames) == 1 or self.original.format not in _ANIMATED:
             return frames[0]
-        info = [self._frame(index).info for index in range(len(frames))]
+        info = [self._frame(index).info for index in range(len(frames))]  # each frame has its own duration
         timing = (
             {"duration": [entry["duration"] for entry in info]} if all("duration" in entry for entry in info) else {}
         )
@@ -97,23 +100,32 @@ class Picture:
         return Image.open(file)
 
     def _frame(self, index: int) -> Image.Image:
-        """One frame, upright. The caller's picture is left at the frame where it was."""
+        """One frame, upright."""
         picture = self.original
         try:
             if len(self.owners) == 1:
                 picture.load()
                 return ImageOps.exif_transpose(picture)
-            at = picture.tell()
-            try:
-                picture.seek(index)
-                _refuse_bomb(picture, self._name)
-                return ImageOps.exif_transpose(picture.copy())
-            finally:
-                picture.seek(at)
+            # Forward only: going back decodes from the start again, which some of Pillow's readers cannot do in place.
+            if self._reader is None or self._reader.tell() > index:
+                self._reader = Image.open(io.BytesIO(self._data))
+            self._reader.seek(index)
+            _refuse_bomb(self._reader, self._name)
+            return ImageOps.exif_transpose(self._reader.copy())
         except ImageError:
             raise
         except _BROKEN as error:
             raise ImageError(f"{self._name} cannot be decoded: {error}") from error
+
+
+def _file_of(picture: Any) -> bytes:
+    """The encoded file that an animated picture reads from."""
+    at = picture.fp.tell()
+    try:
+        picture.fp.seek(0)
+        return bytes(picture.fp.read())
+    finally:
+        picture.fp.seek(at)
 
 
 def _refuse_bomb(picture: Image.Image, name: str) -> None:

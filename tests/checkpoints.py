@@ -1,4 +1,4 @@
-"""Checkpoints of the public models with random weights: their architectures, configs and file layouts, not their numbers.
+"""Checkpoints of the public models with random weights: their architectures, configs and layouts, not their numbers.
 
 The configs are what is known of the public files; the weights of those cannot be fetched where the tests run.
 """

@@ -1,7 +1,8 @@
 """The four public architectures through their cards, against the reference processors and models.
 
-Reference for the model input: transformers' ViTImageProcessorPil (Pillow) and ViTImageProcessor (torchvision), and timm's
-create_transform (Pillow through torchvision). The figures go to the test report: pytest -m '' tests/test_fidelity.py -rP.
+Reference for the model input: transformers' ViTImageProcessorPil (Pillow) and ViTImageProcessor (torchvision), and
+timm's create_transform (Pillow through torchvision). The figures go to the test report: pytest -m ''
+tests/test_fidelity.py -rP.
 """
 
 from __future__ import annotations

@@ -1,1 +1,7 @@
-"""The embedded demo: a tiny trained pipeline and classifier. No NSFW model."""
+"""The embedded demo: a tiny trained Stable Diffusion pipeline that draws shapes, and a tiny classifier that knows them.
+
+It is NO NSFW MODEL. Its stand-in for "unsafe" is the triangle; nothing here has seen any other picture than drawn
+shapes.
+"""
+
+NOTICE = "NO NSFW MODEL: the demo's stand-in for 'unsafe' is the triangle."
