@@ -102,7 +102,10 @@ def check_folder(folder: Path) -> None:
             '    python -c "from transformers import AutoModelForImageClassification as M; '
             f"M.from_pretrained(r'{folder}', use_safetensors=False).save_pretrained(r'{folder}')\""
         )
-    raise CheckpointError(f"{folder} has no weights; expected {WEIGHTS}.")
+    raise CheckpointError(
+        f"{folder} has no weights as {WEIGHTS}. Pickles (.bin, .pt) are neither downloaded nor read: a repository that has "
+        "only those must be converted by somebody who trusts it."
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

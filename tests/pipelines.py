@@ -62,7 +62,9 @@ def stable_diffusion_controlnet(guard: Any = None) -> StableDiffusionControlNetP
 
 def latent_consistency_model(guard: Any = None) -> LatentConsistencyModelPipeline:
     unet = {"time_cond_proj_dim": 8}
-    return _build(LatentConsistencyModelPipeline, guard, {"scheduler": LCMScheduler(**_BETAS)}, unet, image_encoder=None)
+    return _build(
+        LatentConsistencyModelPipeline, guard, {"scheduler": LCMScheduler(**_BETAS)}, unet, image_encoder=None
+    )
 
 
 def stable_diffusion_adapter(guard: Any = None) -> StableDiffusionAdapterPipeline:

@@ -1,0 +1,368 @@
+"""Finding, downloading and loading checkpoints: what is trusted, and what is refused."""
+
+import json
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from checkpoints import (
+    FALCONSAI_PROCESSOR,
+    MARQO_CONFIG,
+    TINY_CONFIG,
+    TINY_PROCESSOR,
+    save_tiny,
+    seeded,
+    write_json,
+)
+from safetensors.torch import load_file, save_file
+
+from nsfw_guard import CARDS, CheckpointError, ModelCard, NsfwGuard, SettingError
+from nsfw_guard.checkpoint import CARD_FILE, WEIGHTS, find_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_tiny(tmp_path / "checkpoint")
+
+
+def change_weights(folder, change):
+    """Rewrite the weights file as ``change`` makes it."""
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
+
+
+HEAD = "classifier.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(HEAD), "missing: classifier.weight"),
+        (lambda weights: weights.update(extra=torch.zeros(2)), "surplus: extra"),
+        (lambda weights: weights.update({HEAD: torch.zeros(3, 32)}), "cannot be loaded|misshapen"),
+        (lambda weights: weights[HEAD].fill_(float("nan")), "classifier.weight holds NaN or infinite values"),
+        (lambda weights: weights[HEAD][0, 0].fill_(float("inf")), "classifier.weight holds NaN or infinite values"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(folder, change, message):
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError, match=message):
+        NsfwGuard(folder)
+
+
+def test_broken_files_are_refused(folder):
+    whole = (folder / WEIGHTS).read_bytes()
+    for data in (
+        whole[: len(whole) // 2],
+        b"",
+        whole[:7],
+        struct.pack("<Q", 2**40) + whole[8:],
+        b"\x80\x04pickle" * 99,
+    ):
+        (folder / WEIGHTS).write_bytes(data)
+        with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
+            NsfwGuard(folder)
+
+
+def test_a_pickle_is_refused_and_never_opened(folder):
+    class Trap:
+        def __reduce__(self):
+            return (exec, (f"open({str(folder / 'sprung')!r}, 'w').close()",))
+
+    (folder / WEIGHTS).unlink()
+    torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"only as pytorch_model.bin.*unpickling can run any code(.|\n)*save_pretrained"
+    ):
+        NsfwGuard(folder)
+    assert not (folder / "sprung").exists()
+
+
+def test_code_in_a_checkpoint_is_not_run(folder):
+    (folder / "evil.py").write_text(f"open({str(folder / 'sprung')!r}, 'w').close()\nclass Model: ...\n")
+    change_config(folder, auto_map={"AutoModelForImageClassification": "evil.Model", "AutoConfig": "evil.Model"})
+    try:
+        NsfwGuard(folder)
+    except CheckpointError:
+        pass
+    change_config(folder, model_type="evil")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        NsfwGuard(folder)
+    assert not (folder / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": None, "label2id": None}, "does not name the labels"),
+        ({"id2label": {}}, "does not name the labels"),
+        ({"id2label": {"1": "normal", "2": "nsfw"}}, "does not name the labels"),
+        ({"id2label": {"0": "nsfw", "1": "nsfw"}}, "has a label twice"),
+        ({"id2label": {"0": "normal", "1": "nsfw", "2": "porn"}}, "cannot be loaded|do not fit"),
+    ],
+)
+def test_configs_without_usable_labels_are_refused(folder, changes, message):
+    change_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        NsfwGuard(folder)
+
+
+def test_labels_that_nobody_knows_are_refused_and_the_error_maps_them(folder):
+    change_config(folder, id2label={"0": "LABEL_0", "1": "spicy"})
+    with pytest.raises(SettingError, match=r"not known how severe \['LABEL_0', 'spicy'\] are") as caught:
+        NsfwGuard(folder)
+    # What the error says to put into the file works, once the levels are right.
+    table = str(caught.value).split("beside the weights:\n")[1]
+    (folder / CARD_FILE).write_text(table.replace('"spicy" = "neutral"', '"spicy" = "high"'))
+    assert NsfwGuard(folder).card.levels["spicy"].name == "HIGH"
+
+
+def test_a_card_about_other_labels_is_refused(folder):
+    with pytest.raises(CheckpointError, match=r"labels \['normal', 'nsfw'\], and the card 'marqo' is about"):
+        NsfwGuard(folder, card="marqo")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "has no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text("[]"), "holds a list; expected an object"),
+        (lambda f: (f / WEIGHTS).unlink(), f"has no weights as {WEIGHTS}. Pickles"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "preprocessing .* cannot be read(.|\n)*PreprocessSpec"),
+        (lambda f: write_json(f / "preprocessor_config.json", {**TINY_PROCESSOR, "resample": 1}), "resample is 1"),
+        (
+            lambda f: write_json(f / "preprocessor_config.json", {**TINY_PROCESSOR, "rescale_factor": 1 / 127.5}),
+            "rescales by another factor",
+        ),
+        (
+            lambda f: write_json(
+                f / "preprocessor_config.json", {**TINY_PROCESSOR, "size": {"height": 32, "width": 48}}
+            ),
+            r"model input is \[32, 48\]; expected a square",
+        ),
+        (
+            lambda f: (
+                (f / WEIGHTS).unlink(),
+                write_json(f / f"{WEIGHTS}.index.json", {"weight_map": {"a": "b.safetensors"}}),
+            ),
+            r"lacks the shards \['b.safetensors'\]",
+        ),
+    ],
+)
+def test_incomplete_folders_are_refused(folder, break_it, message):
+    break_it(folder)
+    with pytest.raises(CheckpointError, match=message):
+        NsfwGuard(folder)
+
+
+def test_places_that_do_not_exist(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no folder"):
+        NsfwGuard(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="There is no folder nowhere"):
+        NsfwGuard("./nowhere")
+    with pytest.raises(
+        SettingError, match="There is no model card 'nowhere'. Cards: adamcodd, demo, falconsai, freepik, marqo"
+    ):
+        NsfwGuard("nowhere")
+    file = tmp_path / "file.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is a file; expected the folder"):
+        NsfwGuard(file)
+    with pytest.raises(CheckpointError, match="does not say where its checkpoint is"):
+        NsfwGuard(ModelCard(name="mine", levels={"nsfw": "high", "sfw": "neutral"}))
+
+
+def test_without_a_hub_the_error_says_what_where_and_the_two_ways():
+    with pytest.raises(CheckpointError) as caught:
+        NsfwGuard()
+    text = str(caught.value)
+    assert "Freepik/nsfw_image_detector (revision 15b85477e4fd2000db76ae9aae0f89a72f95e2e3)" in text
+    assert "Looked in the Hugging Face cache" in text
+    assert "nsfw-guard download freepik\n" in text
+    assert "nsfw-guard download freepik --to FOLDER" in text
+    with pytest.raises(CheckpointError, match="local_files_only=True"):
+        NsfwGuard("some/model", local_files_only=True)
+
+
+def test_a_siglip_checkpoint_is_read(tmp_path):
+    from transformers import SiglipConfig, SiglipForImageClassification
+
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(vision_config={**vision, "image_size": 32, "patch_size": 8}, text_config=vision)
+    config.id2label = {0: "Anime Picture", 1: "Hentai", 2: "Normal", 3: "Pornography", 4: "Enticing or Sensual"}
+    seeded(lambda: SiglipForImageClassification(config)).save_pretrained(tmp_path)
+    write_json(
+        tmp_path / "preprocessor_config.json",
+        {**FALCONSAI_PROCESSOR, "image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}},
+    )
+    guard = NsfwGuard(tmp_path, dtype="float32")
+    assert {label: level.name for label, level in guard.card.levels.items()} == {
+        "Anime Picture": "NEUTRAL",
+        "Hentai": "HIGH",
+        "Normal": "NEUTRAL",
+        "Pornography": "HIGH",
+        "Enticing or Sensual": "LOW",
+    }
+    assert sum(guard.check(torch.rand(1, 3, 40, 40))[0].labels.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_sharded_checkpoint_is_read(folder, tmp_path):
+    from transformers import AutoModelForImageClassification
+
+    AutoModelForImageClassification.from_pretrained(folder).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    write_json(tmp_path / "shards" / "preprocessor_config.json", TINY_PROCESSOR)
+    assert not (tmp_path / "shards" / WEIGHTS).exists()
+    image = torch.rand(1, 3, 40, 40)
+    one, other = (NsfwGuard(f, dtype="float32", card="falconsai", views="card") for f in (folder, tmp_path / "shards"))
+    assert one.classifier.card.preprocess.size == 224  # the card's word counts, not the file's
+    del one, other
+    one, other = (NsfwGuard(f, dtype="float32").check(image)[0].score for f in (folder, tmp_path / "shards"))
+    assert one == other
+
+
+def test_the_outer_number_of_classes_counts(tmp_path):
+    import timm
+
+    config = json.loads(json.dumps(MARQO_CONFIG))
+    network = seeded(lambda: timm.create_model("vit_tiny_patch16_384", num_classes=2))
+    save_file(network.state_dict(), tmp_path / WEIGHTS, {"format": "pt"})
+    write_json(tmp_path / "config.json", config)
+    assert config["pretrained_cfg"]["num_classes"] == 1000
+    guard = NsfwGuard(tmp_path)
+    assert guard.classifier.labels == ("NSFW", "SFW")
+    assert guard.card.preprocess == CARDS.get("marqo").preprocess
+
+
+def test_a_card_may_lie_beside_the_weights(folder):
+    (folder / CARD_FILE).write_text('card = "falconsai"\n')
+    assert find_checkpoint(folder)[1] is CARDS.get("falconsai")
+    (folder / CARD_FILE).write_text('license = "mit"\n[levels]\nnormal = "low"\nnsfw = "medium"\n')
+    card = find_checkpoint(folder)[1]
+    assert (card.name, card.license, card.levels["normal"].name) == ("checkpoint", "mit", "LOW")
+    assert card.preprocess.size == 32
+
+
+@pytest.fixture
+def hub(folder):
+    """A stand-in for the Hub on loopback, because the real one cannot be reached: the routes that its client asks for.
+
+    It serves the tiny checkpoint as ``org/tiny`` and as Falconsai's repository.
+    """
+    commit = CARDS.get("falconsai").revision
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            parts = self.path.split("?")[0].strip("/").split("/")
+            repo = "/".join(parts[2:4]) if parts[0] == "api" else "/".join(parts[:2])
+            if repo not in ("org/tiny", "Falconsai/nsfw_image_detection", "org/pickle"):
+                return self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+            names = ["config.json", "preprocessor_config.json", WEIGHTS, "README.md", "optimizer.pt"]
+            if repo == "org/pickle":
+                names = ["config.json", "pytorch_model.bin"]
+            if parts[0] == "api":
+                siblings = [{"rfilename": name} for name in names]
+                files = [
+                    {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": "0" * 40}
+                    for n in names
+                    if (folder / n).exists()
+                ]
+                body = files if "tree" in parts else {"id": repo, "sha": commit, "siblings": siblings}
+                return self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            data = (folder / parts[-1]).read_bytes()
+            return self.answer(200, data, {"ETag": f'"{hash(data):x}"', "X-Repo-Commit": commit})
+
+        do_HEAD = do_GET
+
+        def answer(self, status, body, headers):
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def run_online(endpoint, cache, code):
+    """Run code in a fresh process whose hub client, the real one, asks ``endpoint``."""
+    import os
+    import subprocess
+    import sys
+
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_download_fetches_config_and_safetensors_and_nothing_else(hub, tmp_path):
+    endpoint, asked = hub
+    done = run_online(
+        endpoint,
+        tmp_path / "cache",
+        f"from nsfw_guard import download; print(download('falconsai', to={str(tmp_path / 'copy')!r}))",
+    )
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "copy").iterdir() if path.is_file()}
+    assert names == {"config.json", "preprocessor_config.json", WEIGHTS, CARD_FILE}
+    assert any(CARDS.get("falconsai").revision in path for path in asked)
+    assert not any("optimizer" in path for path in asked)
+    # The copy stands for itself, offline: the card file says which card it is.
+    assert find_checkpoint(tmp_path / "copy")[1] is CARDS.get("falconsai")
+
+
+def test_a_hub_id_is_loaded_once_and_then_from_the_cache(hub, tmp_path):
+    endpoint, asked = hub
+    code = "from nsfw_guard import NsfwGuard; print(NsfwGuard('org/tiny', revision='main').card.name)"
+    done = run_online(endpoint, tmp_path / "cache", code)
+    assert done.returncode == 0, done.stderr
+    asked.clear()
+    done = run_online(endpoint, tmp_path / "cache", code)
+    assert done.returncode == 0, done.stderr
+    assert asked == []
+
+
+def test_a_repository_of_pickles_and_an_unknown_one(hub, tmp_path):
+    endpoint, _ = hub
+    done = run_online(endpoint, tmp_path / "cache", "from nsfw_guard import NsfwGuard; NsfwGuard('org/pickle')")
+    assert "has no weights as model.safetensors. Pickles" in done.stderr
+    done = run_online(endpoint, tmp_path / "cache", "from nsfw_guard import NsfwGuard; NsfwGuard('org/nobody')")
+    assert "CheckpointError: The checkpoint org/nobody (revision main)" in done.stderr
+    assert done.returncode == 1
+
+
+def test_there_is_nothing_to_download_for_the_demo():
+    from nsfw_guard import download
+
+    with pytest.raises(CheckpointError, match="nothing to download for 'demo'"):
+        download("demo")
+    with pytest.raises(SettingError, match="no model card 'nobody'"):
+        download("nobody")
+
+
+def test_tiny_config_is_falconsais_layout():
+    # The tests above stand on it.
+    assert TINY_CONFIG["id2label"] == {"0": "normal", "1": "nsfw"}

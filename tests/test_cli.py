@@ -1,0 +1,145 @@
+"""The command line, through its entry point."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from checkpoints import save_tiny
+from PIL import Image
+from typer.testing import CliRunner
+
+from nsfw_guard import __version__
+from nsfw_guard.cli import app
+
+
+def run(*arguments):
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tiny_args(tiny_folder):
+    return ["--model", tiny_folder, "--dtype", "float32"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for index, name in enumerate(("a.png", "b.jpg", "c.webp")):
+        array = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        path = tmp_path / name
+        Image.fromarray(array).resize((48, 40 + index)).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_version_and_help():
+    assert run("--version").stdout.strip() == __version__
+    for command in ("demo", "check", "models", "download"):
+        assert command in run("--help").output
+        assert run(command, "--help").exit_code == 0
+
+
+def test_models_prints_every_card_with_licence_revision_and_sources():
+    output = run("models").stdout
+    for words in ("freepik", "falconsai", "marqo", "adamcodd", "demo", "apache-2.0", "argmax", "NO NSFW MODEL"):
+        assert words in output
+    assert "04367978d3474804ab1a00a9bd6548b741764069" in output
+    cards = json.loads(run("models", "--json").stdout)
+    assert [card["name"] for card in cards] == ["freepik", "falconsai", "marqo", "adamcodd", "demo"]
+    assert cards[1]["presets"]["bfl"]["threshold"] == 0.85
+
+
+@pytest.mark.parametrize(("threshold", "code", "word"), [(1.0, 0, "passed"), (0.0, 1, "flagged (score)")])
+def test_check_exit_codes(tiny_args, pictures, threshold, code, word):
+    result = run("check", *pictures, *tiny_args, "--threshold", threshold)
+    assert result.exit_code == code
+    assert result.stdout.count(word) == 3
+
+
+def test_check_as_json(tiny_args, pictures):
+    result = run("check", *pictures, *tiny_args, "--json", "--threshold", "0")
+    rows = json.loads(result.stdout)
+    assert [row["file"] for row in rows] == [str(path) for path in pictures]
+    assert all(row["flagged"] and 0 <= row["score"] <= 1 and set(row["labels"]) == {"normal", "nsfw"} for row in rows)
+
+
+def test_a_file_that_cannot_be_checked_is_said_and_the_others_are_checked(tiny_args, pictures, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(pictures[0].read_bytes()[:60])
+    result = run("check", broken, *pictures, tmp_path / "missing.png", *tiny_args, "--threshold", "0", "--json")
+    assert result.exit_code == 2
+    rows = json.loads(result.stdout)
+    assert ["error" in row for row in rows] == [True, False, False, False, True]
+    assert "broken.png cannot be" in result.stderr
+
+
+def test_redact_to_writes_what_may_be_shown(tiny_args, pictures, tmp_path):
+    out = tmp_path / "out"
+    before = [path.read_bytes() for path in pictures]
+    assert run("check", *pictures, *tiny_args, "--threshold", "1", "--redact-to", out).exit_code == 0
+    assert [(out / path.name).read_bytes() for path in pictures] == before
+    redacted = tmp_path / "redacted"
+    result = run("check", *pictures, *tiny_args, "--threshold", "0", "--redact-to", redacted, "--redaction", "fill")
+    assert result.exit_code == 1
+    for path in pictures:
+        with Image.open(redacted / path.name) as picture, Image.open(path) as original:
+            assert (picture.format, picture.size) == (original.format, original.size)
+            assert np.asarray(picture.convert("RGB")).max() <= 2
+    assert [path.read_bytes() for path in pictures] == before
+
+
+def test_redact_to_overwrites_nothing(tiny_args, pictures):
+    before = pictures[0].read_bytes()
+    result = run("check", pictures[0], *tiny_args, "--threshold", "0", "--redact-to", pictures[0].parent)
+    assert result.exit_code == 2
+    assert "exists and is not overwritten" in result.stderr
+    assert pictures[0].read_bytes() == before
+
+
+def test_redact_to_keeps_an_animation_animated(tiny_args, tmp_path):
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    result = run("check", tmp_path / "a.gif", *tiny_args, "--threshold", "0", "--redact-to", tmp_path / "out")
+    assert result.exit_code == 1
+    with Image.open(tmp_path / "out" / "a.gif") as picture:
+        assert picture.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nobody"], "There is no model card 'nobody'"),
+        (["--model", "freepik"], "Two ways on"),
+        (["--policy", "lax"], "has the presets"),
+        (["--threshold", "2"], "threshold is 2.0; expected a number"),
+        (["--redaction", "mosaic"], "redaction is 'mosaic'"),
+        (["--views", "some"], "views is 'some'"),
+        (["--device", "tpu9"], "device is 'tpu9'"),
+        (["--dtype", "int8"], "dtype is 'int8'"),
+    ],
+)
+def test_what_could_not_run_ends_with_2(tiny_folder, pictures, arguments, message):
+    model = [] if "--model" in arguments else ["--model", tiny_folder]
+    result = run("check", pictures[0], *model, *arguments)
+    assert result.exit_code == 2
+    assert message in re.sub(r"\s+", " ", result.stderr)
+    assert result.stdout == ""
+
+
+def test_check_without_files_is_a_usage_error():
+    assert run("check").exit_code == 2
+
+
+def test_download_without_a_hub_ends_with_2(tmp_path):
+    result = run("download", "falconsai", "--to", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "could not be fetched" in result.stderr
+
+
+def test_a_model_with_an_unknown_label_says_how_to_map_it(tmp_path, pictures):
+    folder = save_tiny(tmp_path / "mine", id2label={"0": "ok", "1": "spicy"})
+    result = run("check", pictures[0], "--model", folder)
+    assert result.exit_code == 2
+    assert "nsfw_guard.toml" in result.stderr
