@@ -111,6 +111,15 @@ def scores(verdicts):
     return [verdict.score for verdict in verdicts]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """These networks are so small that threads cost more than they bring; on a busy machine fifty times more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def guard(tiny_folder):
     """A guard of one's own, whose settings may be changed."""
@@ -706,7 +715,7 @@ def test_an_offloaded_guard_can_be_saved(guard, tmp_path):
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # diffusers makes a picture of the NaN first
 def test_an_image_of_nan_is_filled_and_the_others_are_untouched(guard, name, output_type):
     """A half-precision VAE that overflows gives NaN, which no classifier may call safe."""
-    guard.policy, guard.redaction = NOBODY, Redaction(color=(0.25, 0.5, 0.75))
+    guard.policy, guard.redaction = NOBODY, Redaction(color=(0.2, 0.4, 0.6))
     latents = torch.randn(3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
     latents[1] = torch.nan
     more = {"latents": latents, **SLOTS[name]}
@@ -714,8 +723,8 @@ def test_an_image_of_nan_is_filled_and_the_others_are_untouched(guard, name, out
     without = generate(getattr(pipelines, name)(), output_type, **more).images
     assert out.nsfw_content_detected == [False, True, False]
     assert [verdict.reason for verdict in guard.last_verdicts] == [None, "non_finite", None]
-    filled = torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1).expand(3, 64, 64)
-    torch.testing.assert_close(pixels(out.images[1]), filled, rtol=0, atol=0.5 / 255 if output_type == "pil" else 0)
+    filled = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1).expand(3, 64, 64)
+    torch.testing.assert_close(pixels(out.images[1]), filled, rtol=0, atol=1e-6)
     assert identical(out.images[0], without[0])
     assert identical(out.images[2], without[2])
 

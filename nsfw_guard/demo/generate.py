@@ -21,7 +21,7 @@ PROMPTS = (
     "a red circle on a blue background",
     "a yellow triangle on a purple background",
     "a large green heart on a white background",
-    "a small orange square on a teal background",
+    "a small orange square on a pink background",
     "a red triangle on a white background",
     "a large purple cross on a yellow background",
     "a blue heart on an orange background",
