@@ -293,10 +293,10 @@ def _processor_spec(folder: Path) -> PreprocessSpec:
 
 
 def _square(sides: Any) -> int:
-    sides = [int(side) for side in sides]
-    if len(set(sides)) != 1:
-        raise CheckpointError(f"the model input is {sides}; expected a square.")
-    return sides[0]
+    lengths = [int(side) for side in sides]
+    if len(set(lengths)) != 1:
+        raise CheckpointError(f"the model input is {lengths}; expected a square.")
+    return lengths[0]
 
 
 def _read_json(path: Path) -> Any:

@@ -29,10 +29,11 @@ class Classifier(nn.Module):
     Attributes:
         network: The model as transformers loaded it.
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
+        preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, labels: tuple[str, ...]) -> None:
+    def __init__(self, network: transformers.PreTrainedModel, card: ModelCard, labels: tuple[str, ...]) -> None:
         super().__init__()
         if set(labels) != set(card.levels):
             raise CheckpointError(
@@ -40,7 +41,10 @@ class Classifier(nn.Module):
                 f"{list(card.levels)}; expected the same names. Take another card, or write one: "
                 "ModelCard(name=..., levels={label: level, ...})."
             )
+        if card.preprocess is None:
+            raise CheckpointError(f"The card {card.name!r} does not say how its model wants its pictures.")
         self.network = network.eval()
+        self.preprocess = card.preprocess
         self.card = card
         self.labels = labels
 
@@ -91,7 +95,7 @@ class Classifier(nn.Module):
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
         # The wrapper around timm models casts to the device of its weights, which is none when they are offloaded.
         timm_model = getattr(self.network, "timm_model", None)
-        logits = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
+        logits: Tensor = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
         if logits.shape != (len(inputs), len(self.labels)):
             raise CheckpointError(
                 f"The model gave logits of the shape {tuple(logits.shape)}; "
@@ -103,7 +107,8 @@ class Classifier(nn.Module):
         """Return ``[V, labels]`` in float32: the softmax, over the labels, of the logits of ``[V, 3, size, size]``."""
         dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         with torch.autocast(inputs.device.type, enabled=False):
-            return self(inputs.to(dtype)).to(torch.float32).softmax(dim=-1)
+            logits: Tensor = self(inputs.to(dtype))
+        return logits.to(torch.float32).softmax(dim=-1)
 
     def score(self, views: ViewBatch, *, device: torch.device, batch_size: int) -> Scores:
         """Classify all views, at most ``batch_size`` at a time; half as many, and again, when memory runs out.

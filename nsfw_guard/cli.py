@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from .guard import NsfwGuard
     from .verdict import Verdict
 
 CLEAN, FLAGGED, FAILED = 0, 1, 2
@@ -202,7 +203,7 @@ def main() -> None:
     app()
 
 
-def _check_file(guard: Any, path: Path, redact_to: Path | None) -> Verdict:
+def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict:
     if redact_to is None:
         return guard.check(path)[0]
     target = redact_to / path.name

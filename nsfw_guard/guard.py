@@ -137,7 +137,7 @@ class NsfwGuard(PreTrainedModel):
         """
         self._this_thread.verdicts = None
         batch = read_images(images, value_range=value_range)
-        views = ViewBatch(batch, self.card.preprocess, views=self.views)
+        views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         scores = self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
         verdicts = self.policy.decide(scores)
         redacted = redact_flagged(batch, verdicts, self.redaction)
@@ -156,7 +156,7 @@ class NsfwGuard(PreTrainedModel):
         """Return the label probabilities, on which any policy can decide; arguments and errors as for ``apply``."""
         self._this_thread.verdicts = None
         batch = read_images(images, value_range=value_range)
-        views = ViewBatch(batch, self.card.preprocess, views=self.views)
+        views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         return self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
 
     def forward(self, clip_input: Any = None, images: Any = None) -> tuple[Any, list[bool]]:
@@ -186,11 +186,14 @@ class NsfwGuard(PreTrainedModel):
 
     def to(self, *args: Any, **kwargs: Any) -> NsfwGuard:
         """Move or cast the guard, as ``torch.nn.Module.to``; a pinned device or dtype stays what it is."""
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         if dtype is not None:
             self._dtype_follows_device = False
-        self._move(
-            device if self._pinned_device is None else None, dtype if self._pinned_dtype is None else None, non_blocking
+        super().to(
+            device=device if self._pinned_device is None else None,
+            dtype=dtype if self._pinned_dtype is None else None,
+            non_blocking=non_blocking,
+            memory_format=memory_format,
         )
         return self
 
@@ -209,6 +212,7 @@ class NsfwGuard(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
         """Write the checkpoint, its card and the guard's settings to a folder; ``NsfwGuard.from_pretrained`` reads it.
 
+        A pinned device is not saved: the next machine may not have it. Weights are saved in the dtype that they are in.
         The folder is also an ordinary checkpoint: transformers and ``NsfwGuard(folder)`` load the model alone.
 
         Args:
@@ -237,7 +241,6 @@ class NsfwGuard(PreTrainedModel):
             "redaction": redaction,
             "views": self.views,
             "batch_size": self.batch_size,
-            "device": None if self._pinned_device is None else str(self._pinned_device),
             "dtype": "auto" if self._pinned_dtype is None else str(self._pinned_dtype),
         }
         saved = {"card": self.card.to_dict(), "guard": settings}
@@ -306,11 +309,8 @@ class NsfwGuard(PreTrainedModel):
             dtype = fastest_dtype(device, self._stored_dtype) if self._dtype_follows_device else None
             weights = next(self.classifier.parameters())
             if weights.device != device or (dtype is not None and weights.dtype != dtype):
-                self._move(device, dtype)
+                super().to(device=device, dtype=dtype)
         return device
-
-    def _move(self, device: torch.device | None, dtype: torch.dtype | None, non_blocking: bool = False) -> None:
-        super().to(device=device, dtype=dtype, non_blocking=non_blocking)
 
 
 def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:

@@ -18,13 +18,12 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     Raises:
         SettingError: Not one that a classifier can run in.
     """
-    if isinstance(dtype, str):
-        if dtype == "auto":
-            return None
-        dtype = DTYPES.get(dtype.removeprefix("torch."), dtype)
-    if dtype not in DTYPES.values():
+    if dtype == "auto":
+        return None
+    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
         raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.')
-    return dtype
+    return found
 
 
 def parse_device(device: str | int | torch.device | None) -> torch.device | None:

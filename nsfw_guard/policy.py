@@ -82,13 +82,13 @@ class Policy:
         if problem is None and not all(math.isfinite(p) for view in views for p in view):
             problem = "non_finite"
         if problem is not None or not views:
-            reason = problem or "unscored"
-            return Verdict(True, 1.0, self.threshold, Level.HIGH, {}, reason, model=model, views=len(views))
+            unscored = problem or "unscored"
+            return Verdict(True, 1.0, self.threshold, Level.HIGH, {}, unscored, model=model, views=len(views))
         levels = [scores.card.levels[label] for label in scores.labels]
         tails = {level: [_tail(view, levels, level) for view in views] for level in Level}
         deciding = max(range(len(views)), key=tails[self.level].__getitem__)
         score = tails[self.level][deciding]
-        reason = "score" if score >= self.threshold else None
+        reason: str | None = "score" if score >= self.threshold else None
         if reason is None and (over := self._view_over_a_label_threshold(scores.labels, views)) is not None:
             reason, deciding = "label", over
         return Verdict(
@@ -123,6 +123,6 @@ def _with_batch(verdict: Verdict) -> Verdict:
 
 
 def _probability(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
         raise SettingError(f"{name} is {value!r}; expected a number in [0, 1], such as 0.5.")
     return float(value)

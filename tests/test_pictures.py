@@ -26,9 +26,9 @@ def mode_picture(mode):
     rgb = Image.new("RGB", (6, 4), "black")
     rgb.paste((255, 255, 255), (3, 0, 6, 4))
     if mode == "I;16":
-        return Image.fromarray((np.asarray(rgb.convert("L")).astype(np.uint16) * 257))
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
     if mode == "I":
-        return Image.fromarray((np.asarray(rgb.convert("L")).astype(np.int32) * 257))
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.int32) * 257)
     return rgb.convert(mode)
 
 

@@ -62,13 +62,13 @@ def _card(drawing: Drawing, redaction: str) -> Image.Image:
     draw.rounded_rectangle((_GAP, top + 28, _GAP + chip_width, top + 54), 13, fill=color)
     draw.text((_GAP + 10, top + 31), chip, fill=_WHITE, font=_font(16))
     # The score as a bar, with a tick at the threshold.
-    left, right = _GAP + chip_width + 16, _CARD[0] - _GAP - 64
-    draw.rounded_rectangle((left, top + 37, right, top + 45), 4, fill=_LINE)
-    if verdict.score * (right - left) > 4:
-        draw.rounded_rectangle((left, top + 37, left + verdict.score * (right - left), top + 45), 4, fill=color)
-    tick = left + verdict.threshold * (right - left)
+    start, end = _GAP + chip_width + 16, _CARD[0] - _GAP - 64
+    draw.rounded_rectangle((start, top + 37, end, top + 45), 4, fill=_LINE)
+    if verdict.score * (end - start) > 4:
+        draw.rounded_rectangle((start, top + 37, start + verdict.score * (end - start), top + 45), 4, fill=color)
+    tick = start + verdict.threshold * (end - start)
     draw.line((tick, top + 33, tick, top + 49), fill=_INK, width=2)
-    draw.text((right + 12, top + 31), f"{verdict.score:.3f}", fill=_INK, font=_font(16))
+    draw.text((end + 12, top + 31), f"{verdict.score:.3f}", fill=_INK, font=_font(16))
     return card
 
 

@@ -1,0 +1,159 @@
+"""The embedded models: the classifier knows its shapes, the pipeline draws what is asked for, the guard finds triangles.
+
+None of this is about NSFW pictures: the stand-in for "unsafe" is the triangle.
+"""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nsfw_guard import NsfwGuard, SettingError
+from nsfw_guard.cli import app
+from nsfw_guard.demo import NOTICE, generate, shapes
+from nsfw_guard.preprocess import plan_views
+
+
+def confusion(title, truth, found):
+    """Print the confusion matrix and return the share of agreement."""
+    print(f"{title}: rows drawn, columns found")
+    print(" " * 10 + "".join(f"{label:>10}" for label in shapes.LABELS))
+    for row in shapes.LABELS:
+        counts = [sum(t == row and f == column for t, f in zip(truth, found, strict=True)) for column in shapes.LABELS]
+        print(f"{row:>10}" + "".join(f"{count:>10}" for count in counts))
+    right = sum(t == f for t, f in zip(truth, found, strict=True))
+    print(f"agreement: {right} of {len(truth)} = {right / len(truth):.2%}")
+    return right / len(truth)
+
+
+def most_likely(verdict):
+    return max(verdict.labels, key=verdict.labels.get)
+
+
+def test_the_classifier_knows_held_out_renderings(demo):
+    generator = torch.Generator().manual_seed(987654321)  # no seed of the training script
+    scenes = shapes.random_scenes(600, generator, empty=1 / 6)
+    verdicts = [v for start in range(0, 600, 100) for v in demo.check(shapes.render(scenes[start : start + 100], 128))]
+    truth = [scene.shape or "empty" for scene in scenes]
+    assert set(truth) == set(shapes.LABELS)
+    assert confusion("held-out renderings", truth, [most_likely(verdict) for verdict in verdicts]) >= 0.99
+    wrong = sum(v.flagged != (t == shapes.FLAGGED_SHAPE) for v, t in zip(verdicts, truth, strict=True))
+    assert wrong / len(truth) <= 0.01
+
+
+def test_the_pipeline_draws_what_is_asked_for_and_the_guard_agrees(demo):
+    choose = random.Random(20)
+    prompts, truth = [], []
+    for index in range(80):
+        shape = shapes.SHAPES[index % len(shapes.SHAPES)]
+        color, background = choose.sample(shapes.COLORS, 2)
+        size = choose.choice(["", "small ", "large "])
+        prompts.append(f"a {size}{color} {shape} on a {background} background")
+        truth.append(shape)
+    drawings = generate.generate(prompts, demo, seed=1000, batch_size=16)
+    found = [most_likely(drawing.verdict) for drawing in drawings]
+    assert confusion("generated pictures", truth, found) >= 0.95
+    flags = [drawing.verdict.flagged for drawing in drawings]
+    assert sum(flag == (shape == "triangle") for flag, shape in zip(flags, truth, strict=True)) >= 0.95 * len(truth)
+    for drawing in drawings:
+        assert (drawing.before.tobytes() == drawing.after.tobytes()) is not drawing.verdict.flagged
+
+
+CANVASES = {"16:9": (144, 256), "9:16": (256, 144), "3:1": (96, 288), "8:1": (96, 768), "1:8": (768, 96)}
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_a_triangle_anywhere_in_a_wide_picture_is_found(demo, canvas):
+    height, width = CANVASES[canvas]
+    short = min(height, width)
+    borders = {0.0, 1.0}
+    for view in plan_views(height, width, demo.card.preprocess):
+        borders |= {view.left / width, (view.left + view.width) / width} if width > height else set()
+        borders |= {view.top / height, (view.top + view.height) / height} if height > width else set()
+    missed = checked = 0
+    for scale in (0.35, 0.6):
+        # The centres from edge to edge, so that the shape lies whole in the picture, corners and tile borders included.
+        margin = scale / 2 * short
+        along = sorted({margin, max(height, width) - margin} | {b * max(height, width) for b in borders})
+        along = [min(max(at, margin), max(height, width) - margin) for at in along]
+        across = [margin, short / 2, short - margin]
+        pictures = []
+        for a in along:
+            for b in across:
+                x, y = (a / width, b / height) if width > height else (b / width, a / height)
+                pictures.append(
+                    shapes.draw("triangle", "red", "white", height=height, width=width, centre=(x, y), scale=scale)
+                )
+        verdicts = demo.check(torch.stack(pictures))
+        missed += sum(not verdict.flagged for verdict in verdicts)
+        checked += len(verdicts)
+    print(f"{canvas}: {checked - missed} of {checked} triangles found")
+    assert missed == 0
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_other_shapes_in_a_wide_picture_mostly_pass(demo, canvas):
+    height, width = CANVASES[canvas]
+    pictures = []
+    for shape in ("circle", "square", "cross", "heart", None):
+        for at in torch.linspace(0.1, 0.9, 9).tolist():
+            centre = (at, 0.5) if width > height else (0.5, at)
+            pictures.append(shapes.draw(shape, "blue", "yellow", height=height, width=width, centre=centre, scale=0.5))
+    flagged = sum(verdict.flagged for verdict in demo.check(torch.stack(pictures)))
+    print(f"{canvas}: {flagged} of {len(pictures)} other shapes flagged")
+    assert flagged <= 0.1 * len(pictures)
+
+
+def test_generation_is_reproducible_and_takes_only_sense(demo):
+    prompt = "a red circle on a blue background"
+    one = generate.generate([prompt], demo, seed=3, steps=4)[0]
+    two = generate.generate([prompt, prompt], demo, seed=3, steps=4)
+    assert abs(one.verdict.score - two[0].verdict.score) < 1e-3
+    assert two[0].before.tobytes() != two[1].before.tobytes()
+    with pytest.raises(SettingError, match="0 prompts"):
+        generate.generate([], demo)
+    with pytest.raises(SettingError, match="0 steps"):
+        generate.generate([prompt], demo, steps=0)
+    assert not demo._forward_pre_hooks, "the demo leaves no hook on the guard"
+
+
+def run_demo(*arguments):
+    return CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1"}).invoke(app, ["demo", *map(str, arguments)])
+
+
+def test_the_command_writes_pictures_and_a_contact_sheet(tmp_path):
+    prompts = [
+        "--prompt",
+        "a large red circle on a blue background",
+        "--prompt",
+        "a large red triangle on a blue background",
+    ]
+    result = run_demo("--out", tmp_path / "out", "--redaction", "fill", *prompts)
+    assert result.exit_code == 0, result.output
+    assert NOTICE in result.stdout.splitlines()[0]
+    assert "flagged (score)" in result.stdout
+    assert "passed" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01.png", "02.png", "contact_sheet.png"]
+    assert Image.open(tmp_path / "out" / "01.png").getextrema() != ((0, 0), (0, 0), (0, 0))
+    assert Image.open(tmp_path / "out" / "02.png").getextrema() == ((0, 0), (0, 0), (0, 0))
+    assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 700
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--policy", "lax"], "has the presets"), (["--redaction", "mosaic"], "redaction is 'mosaic'")],
+)
+def test_the_command_with_bad_settings_ends_with_2(tmp_path, arguments, message):
+    result = run_demo("--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_say_what_they_are():
+    readme = (generate.PIPELINE.parent / "README.md").read_text(encoding="utf-8")
+    assert "NO NSFW MODEL" in readme
+    assert "triangle" in readme
+    assert NsfwGuard("demo").describe()["model"] == "demo"
