@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import CARD_FILE, CARDS, DEFAULT_CARD, PACKAGE, ModelCard
-from .errors import CheckpointError, GuardError
+from .errors import CheckpointError, GuardError, SettingError
 from .preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def find_checkpoint(
         The folder, checked to hold a config and safetensors, and the card, with its preprocessing filled in.
 
     Raises:
-        SettingError: No such card, or label names that no card maps.
+        SettingError: No such card, label names that no card maps, or a revision of a local folder.
         CheckpointError: Not found, not reachable, no safetensors, or files that cannot be read.
     """
     if isinstance(card, str):
@@ -60,6 +60,8 @@ def find_checkpoint(
                 f"or pass the folder: NsfwGuard(folder, card={card.name!r})."
             )
     folder = _local_folder(model)
+    if folder is not None and revision is not None:
+        raise SettingError(f"revision is {revision!r}, and {folder} is a local folder; a revision goes with a Hub id.")
     if folder is None:
         repo = str(model)
         if not _HUB_ID.fullmatch(repo):
@@ -103,8 +105,8 @@ def check_folder(folder: Path) -> None:
             f"M.from_pretrained(r'{folder}', use_safetensors=False).save_pretrained(r'{folder}')\""
         )
     raise CheckpointError(
-        f"{folder} has no weights as {WEIGHTS}. Pickles (.bin, .pt) are neither downloaded nor read: a repository that has "
-        "only those must be converted by somebody who trusts it."
+        f"{folder} has no weights as {WEIGHTS}. Pickles (.bin, .pt) are neither downloaded nor read: a repository that "
+        "has only those must be converted by somebody who trusts it."
     )
 
 

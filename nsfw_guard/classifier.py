@@ -63,15 +63,17 @@ class Classifier(nn.Module):
         """
         labels = labels_of(read_config(folder), folder)
         try:
-            # All three formats are read by this one call; it maps the file and converts the names of older releases.
-            network, report = transformers.AutoModelForImageClassification.from_pretrained(
-                folder,
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                **{_DTYPE: dtype},
-            )
+            # Older releases of transformers draw random weights first; the process's random numbers are the user's.
+            with torch.random.fork_rng(devices=[]):
+                # All three formats are read by this one call; it maps the file and converts older tensor names.
+                network, report = transformers.AutoModelForImageClassification.from_pretrained(
+                    folder,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    **{_DTYPE: dtype},
+                )
         except Exception as error:
             raise CheckpointError(f"The checkpoint in {folder} cannot be loaded: {error}") from error
         wrong = {

@@ -124,6 +124,10 @@ def check(
         )
         if threshold is not None:
             guard.policy = replace(guard.policy, threshold=threshold)
+        if redact_to is not None and guard.redaction.kind == "none":
+            raise SettingError(
+                "--redact-to with --redaction none would copy what is flagged; choose another redaction."
+            )
         if redact_to is not None:
             redact_to.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -135,7 +139,7 @@ def check(
             except (GuardError, OSError) as error:
                 rows.append({"file": str(path), "error": str(error)})
                 table.add_row(str(path), "", "", "", Text("not checked", style="bold yellow"))
-                _err.print(Text(f"error: {error}", style="yellow"), soft_wrap=True)
+                _err.print(Text(f"error: {path}: {error}", style="yellow"), soft_wrap=True)
                 continue
             rows.append({"file": str(path), **verdict.to_dict()})
             level = verdict.level.name.lower()
@@ -204,31 +208,38 @@ def main() -> None:
 
 
 def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict:
+    data = path.read_bytes()  # once: what is checked is what is copied
     if redact_to is None:
-        return guard.check(path)[0]
+        return guard.check(data)[0]
     target = redact_to / path.name
     if target.exists():
-        raise SettingError(f"{target} exists and is not overwritten; {path} was not checked. Name another folder.")
-    result = guard.apply(path)
-    if result.flagged and guard.redaction.kind != "none":
-        _save(result.images, target)
+        raise SettingError(f"{target} exists and is not overwritten; name another folder.")
+    result = guard.apply(data)
+    part = target.with_name(f".{target.name}.part")
+    if result.flagged:
+        _save(result.images, part, _format_of(target))
     else:
-        target.write_bytes(path.read_bytes())
+        part.write_bytes(data)
+    part.replace(target)
     return result.verdicts[0]
 
 
-def _save(picture: Image.Image, target: Path) -> None:
-    """Write a redacted picture in the format that its name stands for, all frames of it."""
+def _format_of(path: Path) -> str:
+    """The format that a file's name stands for, if Pillow can write it; else PNG, whatever the name."""
     from PIL import Image
 
     Image.init()
-    kind = Image.EXTENSION.get(target.suffix.lower(), "")
-    if kind not in Image.SAVE or picture.mode in ("CMYK", "LAB", "HSV", "YCbCr") and kind not in ("JPEG", "TIFF"):
-        target, kind, picture = target.with_name(target.name + ".png"), "PNG", picture.convert("RGB")
-    if kind == "JPEG" and picture.mode not in ("L", "RGB", "CMYK"):
-        picture = picture.convert("RGB")
+    kind = Image.EXTENSION.get(path.suffix.lower(), "PNG")
+    return kind if kind in Image.SAVE else "PNG"
+
+
+def _save(picture: Image.Image, path: Path, kind: str) -> None:
+    """Write a redacted picture, all frames of it; as RGB where the format cannot hold its mode."""
     animated = {"save_all": True} if getattr(picture, "n_frames", 1) > 1 else {}
-    picture.save(target, kind, **animated)
+    try:
+        picture.save(path, kind, **animated)
+    except OSError:
+        picture.convert("RGB").save(path, kind)
 
 
 def _said(verdict: Verdict) -> Text:

@@ -35,8 +35,8 @@ def parse_device(device: str | int | torch.device | None) -> torch.device | None
     if device is None:
         return None
     try:
-        parsed = torch.device(device)
-        torch.empty(0, device=parsed)
+        # With its index, as tensors have it: "cuda" is no tensor's device.
+        parsed = torch.empty(0, device=device).device
         if parsed.type == "meta":
             raise RuntimeError("the meta device computes nothing")
     except Exception as error:

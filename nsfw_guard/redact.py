@@ -48,7 +48,7 @@ class Redaction:
     kind: str = "blur"
     cells: int = 16
     color: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    image: Any = field(default=None, hash=False, compare=False)
+    image: Any = field(default=None, hash=False)
     fit: str = "cover"
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ def _replace(pixels: Tensor, redaction: Redaction) -> Tensor:
 def _read_replacement(image: Any) -> Image.Image:
     """Read a replacement now, so that a missing file fails before anything is flagged."""
     if isinstance(image, Image.Image):
-        return image
+        return image.copy()
     batch = read_images(image)
     if len(batch) != 1:
         raise SettingError(f"The replacement is {len(batch)} images; expected one.")

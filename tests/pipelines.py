@@ -34,6 +34,7 @@ _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 
 
 def stable_diffusion(guard: Any = None, **components: Any) -> StableDiffusionPipeline:
+    """Build the text-to-image pipeline; ``components`` replace its own."""
     return _build(StableDiffusionPipeline, guard, components, image_encoder=None)
 
 

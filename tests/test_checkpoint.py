@@ -177,6 +177,8 @@ def test_places_that_do_not_exist(tmp_path):
     file.write_bytes(b"")
     with pytest.raises(CheckpointError, match="is a file; expected the folder"):
         NsfwGuard(file)
+    with pytest.raises(SettingError, match="revision is 'abc', and .* is a local folder"):
+        NsfwGuard(tmp_path, revision="abc")
     with pytest.raises(CheckpointError, match="does not say where its checkpoint is"):
         NsfwGuard(ModelCard(name="mine", levels={"nsfw": "high", "sfw": "neutral"}))
 

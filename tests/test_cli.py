@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_checked_is_said_and_the_others_are_checked(tiny_a
     assert result.exit_code == 2
     rows = json.loads(result.stdout)
     assert ["error" in row for row in rows] == [True, False, False, False, True]
-    assert "broken.png cannot be" in result.stderr
+    assert "broken.png: images (60 bytes) cannot be" in result.stderr
 
 
 def test_redact_to_writes_what_may_be_shown(tiny_args, pictures, tmp_path):
@@ -117,6 +117,7 @@ def test_redact_to_keeps_an_animation_animated(tiny_args, tmp_path):
         (["--redaction", "mosaic"], "redaction is 'mosaic'"),
         (["--views", "some"], "views is 'some'"),
         (["--device", "tpu9"], "device is 'tpu9'"),
+        (["--redaction", "none", "--redact-to", "out"], "would copy what is flagged"),
         (["--dtype", "int8"], "dtype is 'int8'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The embedded models: the classifier knows its shapes, the pipeline draws what is asked for, the guard finds triangles.
+"""The embedded models: the classifier knows its shapes, the pipeline draws what is asked for, the guard agrees.
 
 None of this is about NSFW pictures: the stand-in for "unsafe" is the triangle.
 """

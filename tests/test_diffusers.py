@@ -21,9 +21,7 @@ import pipelines
 import pytest
 import torch
 from accelerate.big_modeling import attach_align_device_hook_on_blocks
-from checkpoints import save_tiny
 from diffusers import (
-    StableDiffusionAdapterPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -57,7 +55,8 @@ SLOTS = {
 
 def generate(pipe, output_type="pil", *, prompts=PROMPTS, seed=0, **more):
     generator = torch.Generator().manual_seed(seed)
-    return pipe(list(prompts), num_inference_steps=2, generator=generator, output_type=output_type, **more)
+    more = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": output_type, **more}
+    return pipe(list(prompts), generator=generator, **more)
 
 
 @contextmanager
@@ -84,7 +83,7 @@ def between(verdicts):
 
 
 def contract(image):
-    """What the guard was handed, one image of it, as [3, H, W] in [0, 1]: denormalised and clamped as diffusers does."""
+    """One image that the guard was handed, as [3, H, W] in [0, 1]: denormalised and clamped as diffusers does."""
     if isinstance(image, np.ndarray):
         return torch.from_numpy(image).movedim(-1, 0)[:3]
     return (image[:3].float() / 2 + 0.5).clamp(0, 1)
@@ -182,7 +181,7 @@ def test_flagged_images_are_the_blurred_picture_and_the_others_untouched(slot, o
         torch.testing.assert_close(pixels(image), blurred, rtol=0, atol=1 / 255 if output_type == "pil" else 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["blur", "pixelate", "fill", "none"])
+@pytest.mark.parametrize("kind", ["blur", "pixelate", "fill"])
 def test_every_redaction_reaches_the_final_pixels(guard, kind):
     guard.policy, guard.redaction = EVERYBODY, Redaction(kind, cells=4, color=(0.8, 0.2, 0.4))
     with handed_over(guard) as seen:
@@ -190,6 +189,17 @@ def test_every_redaction_reaches_the_final_pixels(guard, kind):
     assert out.nsfw_content_detected == [True] * 3
     for image, decoded in zip(out.images, seen[0], strict=True):
         torch.testing.assert_close(pixels(image), redact(contract(decoded), guard.redaction), rtol=0, atol=1 / 255)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_adapter"])
+def test_a_guard_that_only_reports_changes_no_pixel(guard, name, output_type):
+    """What is flagged is not denormalised by the pipeline, even if the guard leaves the image as it is."""
+    guard.policy, guard.redaction = EVERYBODY, Redaction("none")
+    out = generate(getattr(pipelines, name)(guard), output_type, **SLOTS[name])
+    without = generate(getattr(pipelines, name)(), output_type, **SLOTS[name])
+    assert out.nsfw_content_detected == [True] * 3
+    assert same_images(out.images, without.images)
 
 
 def test_the_pipelines_own_tensor_is_not_written_to(guard):
@@ -234,7 +244,7 @@ def _depth_as_16_bit(images):
 @pytest.mark.parametrize("output_type", ["pil", "np"])  # it knows no "pt"
 @pytest.mark.parametrize("channels", [4, 6])
 def test_ldm3d_the_depth_of_a_flagged_image_is_emptied(guard, channels, output_type):
-    """Depth shows the shape of what was flagged. (The one thing replaced is diffusers' broken conversion, see there.)"""
+    """Depth shows the shape of what was flagged. (Replaced is one conversion of diffusers, which is broken.)"""
     guarded = pipelines.stable_diffusion_ldm3d(guard, channels=channels)
     bare = pipelines.stable_diffusion_ldm3d(channels=channels)
     for pipe in (guarded, bare):
@@ -361,10 +371,18 @@ def test_moves_of_the_pipeline_are_followed_unless_a_device_is_pinned(tiny_folde
     pinned.check(SOURCE)
 
 
-# Every one of them accepts the CPU as the device to compute on, so all of it runs here.
+def _offload_sequentially(pipe, folder):
+    # enable_sequential_cpu_offload(device="cpu") does this with the device "cpu:0", and accelerate 1.15 makes plain
+    # tensors of parameters there: TypeError in the second layer, before the guard's turn.
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module) and name not in pipe._exclude_from_cpu_offload:
+            accelerate.cpu_offload(component, CPU, offload_buffers=len(component._parameters) > 0)
+
+
+# All but the sequential one accept the CPU as the device to compute on.
 PIPELINE_OFFLOADS = {
     "model": lambda pipe, folder: pipe.enable_model_cpu_offload(device="cpu"),
-    "sequential": lambda pipe, folder: pipe.enable_sequential_cpu_offload(device="cpu"),
+    "sequential": _offload_sequentially,
     "group, leaves": lambda pipe, folder: pipe.enable_group_offload(CPU, CPU, offload_type="leaf_level"),
     "group, blocks": lambda pipe, folder: pipe.enable_group_offload(CPU, CPU, num_blocks_per_group=1),
     "group, leaves on disk": lambda pipe, folder: pipe.enable_group_offload(
@@ -387,9 +405,9 @@ def test_offloaded_pipelines(guard, tmp_path, name, offload):
     wanted, verdicts = generate(pipe, **more), guard.check(SOURCE)
 
     PIPELINE_OFFLOADS[offload](pipe, tmp_path)
-    excluded = name == "stable_diffusion" and offload in ("model", "sequential") or "without" in offload
+    excluded = (name == "stable_diffusion" and offload in ("model", "sequential")) or "without" in offload
     assert is_hooked(guard) is not excluded
-    for _ in range(2):  # the hooks are taken off and put on again after every call
+    for _ in range(2):  # the hooks of model offload are taken off and put on again after every call
         out = generate(pipe, **more)
         assert out.nsfw_content_detected == wanted.nsfw_content_detected
         assert same_images(out.images, wanted.images)
@@ -404,6 +422,25 @@ def _blockwise(guard, folder):
     )
 
 
+class _Fetch(accelerate.hooks.ModelHook):
+    """Stands for a second device: the weights are there only after ``pre_forward``, as with accelerate's CpuOffload."""
+
+    def init_hook(self, module):
+        self.weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        return self.post_forward(module, module)
+
+    @torch.no_grad()
+    def pre_forward(self, module, *args, **kwargs):
+        module.load_state_dict(self.weights)
+        return args, kwargs
+
+    @torch.no_grad()
+    def post_forward(self, module, output):
+        for weights in module.parameters():
+            weights.fill_(torch.nan)
+        return output
+
+
 # The same hooks, put on the guard directly: what they leave of the weights between calls is on the right.
 HOOKS = {
     "cpu_offload": (lambda guard, folder: accelerate.cpu_offload(guard, CPU), "meta"),
@@ -412,6 +449,7 @@ HOOKS = {
         "meta",
     ),
     "cpu_offload_with_hook": (lambda guard, folder: accelerate.cpu_offload_with_hook(guard, CPU), "cpu"),
+    "a hook on the guard itself": (lambda guard, folder: accelerate.hooks.add_hook_to_module(guard, _Fetch()), "cpu"),
     "disk_offload": (lambda guard, folder: accelerate.disk_offload(guard, str(folder), CPU), "meta"),
     "blockwise": (_blockwise, "meta"),
     "group, leaves": (
@@ -455,7 +493,7 @@ def test_every_call_works_under_offload_hooks(guard, tmp_path, hook, call):
 
 @pytest.fixture(params=["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def backend(request):
-    """``eager`` traces without generating code, which is what can go wrong in the guard; the real one takes minutes."""
+    """``eager`` traces and generates no code: what can go wrong in the guard. The real one takes half a minute."""
     torch._dynamo.reset()
     yield request.param
     torch._dynamo.reset()
@@ -692,19 +730,13 @@ def test_the_guards_own_save_and_load(tiny_folder, tmp_path, redaction):
     guard.policy = Policy(level="low", threshold=0.0, per_label={"nsfw": 0.5, "normal": 1.0}, batch="any")
     guard.save_pretrained(tmp_path / "guard")
     twin = NsfwGuard.from_pretrained(tmp_path / "guard")
-    assert (twin.policy, twin.redaction, twin.views, twin.dtype) == (guard.policy, guard.redaction, "card", guard.dtype)
+    assert (twin.policy, twin.views, twin.dtype) == (guard.policy, "card", guard.dtype)
+    for name in ("kind", "cells", "color", "fit"):  # the picture may come back in another mode: the pixels count
+        assert getattr(twin.redaction, name) == getattr(guard.redaction, name)
     assert twin.policy.per_label == {"nsfw": 0.5, "normal": 1.0}
     wanted, result = guard.apply(SOURCE), twin.apply(SOURCE)
     assert scores(result.verdicts) == pytest.approx(scores(wanted.verdicts), abs=1e-6)
     assert torch.equal(result.images, wanted.images)
-
-
-def test_an_offloaded_guard_can_be_saved(guard, tmp_path):
-    """Its weights are on the meta device between calls; what is written must be the weights."""
-    wanted = scores(guard.check(SOURCE))
-    accelerate.cpu_offload(guard, CPU)
-    guard.save_pretrained(tmp_path)
-    assert scores(NsfwGuard.from_pretrained(tmp_path).check(SOURCE)) == pytest.approx(wanted, abs=1e-6)
 
 
 # --- Fail closed -----------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def input_kinds(picture):
     yield "float tensor in [-1, 1]", tensor.float() / 127.5 - 1, {"value_range": (-1, 1)}
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older Pillow resizes in another order of axes")
 def test_the_model_input_is_the_reference_processors(model):
     name, folder = model
     card = CARDS.get(name)

@@ -164,6 +164,13 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         Redaction(**settings)
 
 
+def test_redactions_are_compared_by_their_pictures_too():
+    one, same = (Redaction("replace", image=halves()) for _ in range(2))
+    assert one == same
+    assert one != Redaction("replace", image=Image.new("RGB", (8, 4), "red"))
+    assert hash(one) == hash(same)
+
+
 def test_a_missing_replacement_fails_at_once():
     with pytest.raises(ImageError, match=r"nowhere.png cannot be opened"):
         Redaction("replace", image="nowhere.png")
