@@ -135,26 +135,26 @@ class NsfwGuard(PreTrainedModel):
         Raises:
             ImageError: Images that cannot be checked. None is returned then.
         """
-        self._this_thread.verdicts = None
+        self._remember(None)
         batch = read_images(images, value_range=value_range)
         views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         scores = self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
         verdicts = self.policy.decide(scores)
         redacted = redact_flagged(batch, verdicts, self.redaction)
         result = GuardResult(batch.replace(redacted), verdicts)
-        self._this_thread.verdicts = verdicts
+        self._remember(verdicts)
         return result
 
     def check(self, images: Any, *, value_range: tuple[float, float] = (0, 1)) -> list[Verdict]:
         """Return one verdict per image and touch no pixel; arguments and errors as for ``apply``."""
         verdicts = self.policy.decide(self.classify(images, value_range=value_range))
-        self._this_thread.verdicts = verdicts
+        self._remember(verdicts)
         return verdicts
 
     @torch.no_grad()
     def classify(self, images: Any, *, value_range: tuple[float, float] = (0, 1)) -> Scores:
         """Return the label probabilities, on which any policy can decide; arguments and errors as for ``apply``."""
-        self._this_thread.verdicts = None
+        self._remember(None)
         batch = read_images(images, value_range=value_range)
         views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         return self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
@@ -178,36 +178,31 @@ class NsfwGuard(PreTrainedModel):
             raise ImageError("No images were given; pass guard(images=...), or call guard.apply(images).")
         span = (-1, 1) if isinstance(images, Tensor) else (0, 1)
         result = self.apply(read_images(images, value_range=span, clamp=True, alpha=False, written_range=(0, 1)))
+        if self.redaction.kind == "none" and isinstance(images, Tensor) and result.flagged:
+            # Flagged and shown as it is, in the range of flagged items: with the formula that diffusers leaves out for
+            # them.
+            flagged = torch.tensor(result.flags, device=images.device).view(-1, 1, 1, 1)
+            return torch.where(flagged, (images * 0.5 + 0.5).clamp(0, 1), images), result.flags
         return result.images, result.flags
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""
         self.classifier.network.compile(*args, **kwargs)
 
-    def to(self, *args: Any, **kwargs: Any) -> NsfwGuard:
-        """Move or cast the guard, as ``torch.nn.Module.to``; a pinned device or dtype stays what it is."""
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        if dtype is not None:
+    def _apply(self, fn: Any, recurse: bool = True) -> NsfwGuard:
+        """Where every move and cast of a module ends: a pinned device or dtype stays what it is."""
+        if fn(torch.empty(0, dtype=torch.float64)).dtype != torch.float64:
             self._dtype_follows_device = False
-        super().to(
-            device=device if self._pinned_device is None else None,
-            dtype=dtype if self._pinned_dtype is None else None,
-            non_blocking=non_blocking,
-            memory_format=memory_format,
-        )
+
+        def unless_pinned(tensor: Tensor) -> Tensor:
+            new = fn(tensor.new_empty(0))
+            device = new.device if self._pinned_device is None else tensor.device
+            dtype = new.dtype if self._pinned_dtype is None or not tensor.is_floating_point() else tensor.dtype
+            unchanged = (new.device, new.dtype) == (device, dtype)
+            return fn(tensor) if unchanged else tensor.to(device, dtype)
+
+        super()._apply(unless_pinned, recurse)
         return self
-
-    def half(self, *args: Any) -> NsfwGuard:
-        """Cast to float16, unless a dtype is pinned."""
-        return self.to(torch.float16)
-
-    def float(self, *args: Any) -> NsfwGuard:
-        """Cast to float32, unless a dtype is pinned."""
-        return self.to(torch.float32)
-
-    def bfloat16(self, *args: Any) -> NsfwGuard:
-        """Cast to bfloat16, unless a dtype is pinned."""
-        return self.to(torch.bfloat16)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
         """Write the checkpoint, its card and the guard's settings to a folder; ``NsfwGuard.from_pretrained`` reads it.
@@ -297,11 +292,15 @@ class NsfwGuard(PreTrainedModel):
             "dtype": str(weights.dtype),
         }
 
+    @torch.compiler.disable  # a compiled graph would lose what is written to a thread's own storage
+    def _remember(self, verdicts: list[Verdict] | None) -> None:
+        self._this_thread.verdicts = verdicts
+
     def _place(self, images_device: torch.device | None) -> torch.device:
         """Bring the weights to the device of the images, unless it is pinned or a host's hooks decide; return it."""
         if is_hooked(self):
             fire_hook(self)
-            return images_device if images_device is not None else execution_device(self)
+            return self._pinned_device or images_device or execution_device(self)
         device = self._pinned_device or images_device
         if device is None:
             return execution_device(self)
@@ -309,7 +308,7 @@ class NsfwGuard(PreTrainedModel):
             dtype = fastest_dtype(device, self._stored_dtype) if self._dtype_follows_device else None
             weights = next(self.classifier.parameters())
             if weights.device != device or (dtype is not None and weights.dtype != dtype):
-                super().to(device=device, dtype=dtype)
+                self.classifier.to(device=device, dtype=dtype)  # past the guard's own _apply: this is no host's wish
         return device
 
 

@@ -76,10 +76,14 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def fire_hook(module: nn.Module) -> None:
-    """Run what accelerate put before ``forward``, for calls that come by another way. Twice does no harm."""
+    """Run what accelerate or diffusers put before ``forward``, for calls that come another way. Twice does no harm."""
     hook: Any = getattr(module, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(module)
+    registry: Any = getattr(module, "_diffusers_hook", None)
+    if registry is not None:
+        for hook in registry.hooks.values():
+            hook.pre_forward(module)
 
 
 def execution_device(module: nn.Module) -> torch.device:

@@ -169,9 +169,7 @@ def _replace(pixels: Tensor, redaction: Redaction) -> Tensor:
 
 
 def _read_replacement(image: Any) -> Image.Image:
-    """Read a replacement now, so that a missing file fails before anything is flagged."""
-    if isinstance(image, Image.Image):
-        return image.copy()
+    """Read a replacement to RGB now: a missing file fails before anything is flagged, and any kind can be saved."""
     batch = read_images(image)
     if len(batch) != 1:
         raise SettingError(f"The replacement is {len(batch)} images; expected one.")

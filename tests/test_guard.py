@@ -336,6 +336,8 @@ def test_the_dtype_follows_the_host_unless_pinned(tiny_folder):
     assert guard.dtype == torch.float16, "a cast by the host outlasts a call"
     assert guard.float().dtype == torch.float32
     assert guard.bfloat16().dtype == torch.bfloat16
+    parent = torch.nn.ModuleList([NsfwGuard(tiny_folder, dtype="float32")])
+    assert next(parent.to(torch.bfloat16).parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", torch.float32, "auto"])
