@@ -154,15 +154,24 @@ def model_input(pixels: Tensor, view: View, spec: PreprocessSpec) -> Tensor:
 
 
 def _resize(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:
-    # One axis at a time, clamped after each: Pillow's bicubic clips to 8 bits between its two passes, and without that
-    # the overshoot of the first pass is carried into the second (up to 30/255 off on noise and text).
+    # One axis at a time, clamped and rounded to 8 bits after each, as Pillow does: otherwise the overshoot of a bicubic
+    # first pass is carried into the second (up to 30/255 off on noise and text), and fine grids come out half a level
+    # off.
     rows, columns = pixels.shape[-2:]
     # Pillow 13 starts with the height where it shrinks by more than twice as much as the width, else with the width.
     height_first = height < rows and rows - height > 2 * (columns - width)
     for size in ((height, columns) if height_first else (rows, width), (height, width)):
         if size != tuple(pixels.shape[-2:]):
-            pixels = F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+            pixels = F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False)
+            pixels = _as_8_bits(pixels.clamp(0, 1) * 255) / 255
     return pixels
+
+
+def _as_8_bits(levels: Tensor) -> Tensor:
+    rounded = torch.floor(levels + 0.5)
+    # Which way Pillow's fixed-point arithmetic rounds a tie cannot be told in floating point: ties stay between.
+    tie = (levels + 0.5 - torch.round(levels + 0.5)).abs() < 1e-3
+    return torch.where(tie, levels, rounded)
 
 
 class ViewBatch:

@@ -95,10 +95,10 @@ def test_a_centre_crop_with_a_margin_is_never_the_only_view():
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (7, 5), (32, 32), (200, 90), (1000, 700)])
 def test_a_constant_image_stays_constant(mode, size):
     spec = PreprocessSpec(32, "squash", mode, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
-    pixels = torch.tensor([0.25, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, *size)
+    pixels = torch.tensor([0.2, 0.4, 1.0]).view(1, 3, 1, 1).expand(1, 3, *size)  # multiples of 1/255
     out = model_input(pixels, View(0, 0, *size), spec)
     assert out.shape == (1, 3, 32, 32)
-    expected = torch.tensor([0.3, 1.2, 0.7]).view(1, 3, 1, 1).expand_as(out)
+    expected = torch.tensor([0.2, 0.8, 0.7]).view(1, 3, 1, 1).expand_as(out)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
