@@ -23,6 +23,7 @@ pipe = StableDiffusionPipeline.from_pretrained(
     feature_extractor=CLIPImageProcessor(),
     torch_dtype=torch.float32,
 )
+pipe.unet.to(memory_format=torch.channels_last)  # many times faster on CPUs, for a model this small
 
 prompts = ["a blue circle on a white background", "a red triangle on a blue background"]
 output = pipe(prompts, num_inference_steps=20, generator=torch.Generator().manual_seed(1))
