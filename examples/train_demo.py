@@ -1,6 +1,6 @@
 """Train the demo's models from nothing but a seed: the pipeline that draws shapes, the classifier that flags triangles.
 
-    python examples/train_demo.py                        # everything; about an hour on two CPU cores
+    python examples/train_demo.py                        # everything; 80 minutes or so on two idle CPU cores
     python examples/train_demo.py --stage classifier     # one stage; the later ones need what the earlier ones left
     python examples/train_demo.py --smoke --out /tmp/x   # every stage for a few steps: does the script still run?
 
@@ -59,7 +59,7 @@ class Plan:
     decoder_steps: int = 1500
 
 
-SMOKE = Plan(64, 4, 2, 5, 64, 4, 4, 256, 4, 4, 4, 2)
+SMOKE = Plan(32, 2, 2, 3, 32, 2, 2, 128, 2, 2, 4, 2)
 
 
 class Ema:
@@ -208,7 +208,8 @@ def train_vae(out: Path, plan: Plan, seed: int) -> None:
             trainer.step(pixels + edge + 3e-4 * kl, pixels=pixels, edge=edge, kl=kl)
         trainer.ema.copy_to_model()
     vae.eval()
-    vae.register_to_config(scaling_factor=round(1 / measure(vae, seed).std().item(), 5))
+    latents = measure(vae, min(256, plan.pictures), seed)
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(out / "pipeline" / "vae")
 
 
@@ -233,13 +234,13 @@ def sharpen_decoder(out: Path, plan: Plan, seed: int) -> None:
         edge = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x), strict=True))
         trainer.step(pixels + 2 * edge, pixels=pixels, edge=edge)
     trainer.ema.copy_to_model()
-    measure(vae, seed)
+    measure(vae, min(256, plan.pictures), seed)
     vae.half().save_pretrained(out / "pipeline" / "vae")
 
 
-def measure(vae: AutoencoderKL, seed: int) -> Tensor:
-    """Print the error on held-out pictures; returns their latents."""
-    _, pictures = draw_pictures(256, torch.Generator().manual_seed(seed + 2))
+def measure(vae: AutoencoderKL, n: int, seed: int) -> Tensor:
+    """Print the error on n held-out pictures; returns their latents."""
+    _, pictures = draw_pictures(n, torch.Generator().manual_seed(seed + 2))
     latents = encode(vae, pictures)
     errors = [
         (decode(vae, z) - x.float() / 255).abs().mean()
@@ -835,7 +836,7 @@ def report(out: Path, plan: Plan, seed: int) -> None:
     scenes, pictures = draw_pictures(8 * n, generator)
     wanted = torch.tensor([shapes.LABELS.index(scene.label) for scene in scenes])
     print(summary("held-out renderings", classify(model, pictures.float() / 255), wanted))
-    parts = [draw_varied(64, generator) for _ in range(max(2, n // 8))]
+    parts = [draw_varied(64, generator) for _ in range(max(1, n // 8))]
     found = classify(model, torch.cat([part.pictures for part in parts]))
     print(summary("varied renderings", found, torch.cat([part.labels for part in parts])))
     pipeline = StableDiffusionPipeline.from_pretrained(out / "pipeline", torch_dtype=torch.float32)
