@@ -46,17 +46,17 @@ class Plan:
     """How long each stage runs, in optimiser steps, and on how many drawn pictures."""
 
     pictures: int = 6144
-    vae_crop_steps: int = 3000
-    vae_full_steps: int = 800
+    vae_crop_steps: int = 2600
+    vae_full_steps: int = 600
     text_steps: int = 800
     latents: int = 12288
-    unet_lively_steps: int = 2000
-    unet_calm_steps: int = 2200
-    classifier_pictures: int = 40000
-    classifier_steps: int = 3000
-    classifier_more_steps: int = 3000
+    unet_lively_steps: int = 1400
+    unet_calm_steps: int = 1900
+    classifier_pictures: int = 30000
+    classifier_steps: int = 2200
+    classifier_more_steps: int = 2600
     report_pictures: int = 256
-    decoder_steps: int = 1500
+    decoder_steps: int = 1000
 
 
 SMOKE = Plan(32, 2, 2, 3, 32, 2, 2, 128, 2, 2, 4, 2)
@@ -187,6 +187,7 @@ def train_vae(out: Path, plan: Plan, seed: int) -> None:
         sample_size=SIDE,
         mid_block_add_attention=False,
     )
+    vae.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
     print(f"vae: {parameters_of(vae)}")
     _, pictures = draw_pictures(plan.pictures, generator, varied=0.3)
     # Small crops first: the model is convolutional, and four crops cost what one picture does. Whole pictures at the
@@ -210,7 +211,7 @@ def train_vae(out: Path, plan: Plan, seed: int) -> None:
     vae.eval()
     latents = measure(vae, min(256, plan.pictures), seed)
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    vae.half().save_pretrained(out / "pipeline" / "vae")
+    save_vae(vae, out)
 
 
 def sharpen_decoder(out: Path, plan: Plan, seed: int) -> None:
@@ -235,7 +236,12 @@ def sharpen_decoder(out: Path, plan: Plan, seed: int) -> None:
         trainer.step(pixels + 2 * edge, pixels=pixels, edge=edge)
     trainer.ema.copy_to_model()
     measure(vae, min(256, plan.pictures), seed)
-    vae.half().save_pretrained(out / "pipeline" / "vae")
+    save_vae(vae, out)
+
+
+def save_vae(vae: AutoencoderKL, out: Path) -> None:
+    """Save the autoencoder in float16, with its weights in the order that files have."""
+    vae.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(out / "pipeline" / "vae")
 
 
 def measure(vae: AutoencoderKL, n: int, seed: int) -> Tensor:
@@ -458,9 +464,8 @@ def build_scheduler() -> DDIMScheduler:
 
 def load_vae(out: Path) -> AutoencoderKL:
     """The trained autoencoder, in float32, frozen."""
-    return (
-        AutoencoderKL.from_pretrained(out / "pipeline" / "vae", torch_dtype=torch.float32).eval().requires_grad_(False)
-    )
+    vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", torch_dtype=torch.float32)
+    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def train_unet(out: Path, plan: Plan, seed: int) -> None:
@@ -532,6 +537,7 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    vae.to(memory_format=torch.contiguous_format)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
 

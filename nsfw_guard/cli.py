@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
+from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 
 if TYPE_CHECKING:
@@ -62,15 +63,13 @@ def demo(
     redaction: Kind = "blur",
     policy: PolicyName = "balanced",
     seed: Annotated[int, typer.Option(help="Of the first picture; each further one has the next.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = STEPS,
 ) -> None:
     """Draw pictures with an embedded Stable Diffusion pipeline, the guard in its safety_checker slot."""
-    from . import demo as package
-
-    _out.print(Text(f"nsfw_guard demo. {package.NOTICE}", style="bold"))
+    _out.print(Text(f"nsfw_guard demo. {NOTICE}", style="bold"), soft_wrap=True)
     with _failing_as_2():
         try:
-            from .demo.generate import PROMPTS, batches, generate
+            from .demo.generate import PROMPTS, generate
             from .demo.sheet import contact_sheet
         except ImportError as error:
             raise SettingError(f"The demo needs diffusers: pip install 'nsfw-guard[diffusers]' ({error}).") from error
@@ -81,8 +80,12 @@ def demo(
         guard = NsfwGuard("demo", policy=policy, redaction=redaction)
         out.mkdir(parents=True, exist_ok=True)
         with _progress() as progress:
-            task = progress.add_task("drawing", total=steps * batches(len(prompts)))
-            drawings = generate(prompts, guard, seed=seed, steps=steps, on_step=lambda: progress.advance(task))
+            task = progress.add_task("drawing", total=None)
+
+            def on_step(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            drawings = generate(prompts, guard, seed=seed, steps=steps, on_step=on_step)
         table = Table("picture", "prompt", "p(triangle)", "verdict")
         for number, drawing in enumerate(drawings, start=1):
             path = out / f"{number:02d}.png"

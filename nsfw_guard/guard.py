@@ -179,8 +179,7 @@ class NsfwGuard(PreTrainedModel):
         span = (-1, 1) if isinstance(images, Tensor) else (0, 1)
         result = self.apply(read_images(images, value_range=span, clamp=True, alpha=False, written_range=(0, 1)))
         if self.redaction.kind == "none" and isinstance(images, Tensor) and result.flagged:
-            # Flagged and shown as it is, in the range of flagged items: with the formula that diffusers leaves out for
-            # them.
+            # Flagged and shown as it is, in the range of flagged items: diffusers' own formula, left out for them.
             flagged = torch.tensor(result.flags, device=images.device).view(-1, 1, 1, 1)
             return torch.where(flagged, (images * 0.5 + 0.5).clamp(0, 1), images), result.flags
         return result.images, result.flags

@@ -84,10 +84,13 @@ class Picture:
 
         No metadata is carried over: it may hold a thumbnail of what was redacted.
         """
-        frames = [_put(pixels, self._frame(index)) for index, pixels in enumerate(redacted[0])]
+        frames, info = [], []
+        for index, pixels in enumerate(redacted[0]):
+            frame = self._frame(index)
+            frames.append(_put(pixels, frame))
+            info.append(frame.info)  # each frame has its own duration
         if len(frames) == 1 or self.original.format not in _ANIMATED:
             return frames[0]
-        info = [self._frame(index).info for index in range(len(frames))]  # each frame has its own duration
         timing = (
             {"duration": [entry["duration"] for entry in info]} if all("duration" in entry for entry in info) else {}
         )

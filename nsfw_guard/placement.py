@@ -48,8 +48,7 @@ def fastest_dtype(device: torch.device, stored: torch.dtype) -> torch.dtype:
     """Return the dtype that ``"auto"`` stands for: the checkpoint's own or a faster one, native to the hardware.
 
     CUDA: a checkpoint's own half precision, else bfloat16, else (before Ampere) float16. CPU: bfloat16 with AVX512-BF16
-        or
-    AMX, else float32. Elsewhere float32.
+    or AMX, else float32. Elsewhere float32.
     """
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None

@@ -155,8 +155,7 @@ def model_input(pixels: Tensor, view: View, spec: PreprocessSpec) -> Tensor:
 
 def _resize(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:
     # One axis at a time, clamped and rounded to 8 bits after each, as Pillow does: otherwise the overshoot of a bicubic
-    # first pass is carried into the second (up to 30/255 off on noise and text), and fine grids come out half a level
-    # off.
+    # first pass is carried into the second (up to 30/255 off on noise and text), and fine grids are half a level off.
     rows, columns = pixels.shape[-2:]
     # Pillow 13 starts with the height where it shrinks by more than twice as much as the width, else with the width.
     height_first = height < rows and rows - height > 2 * (columns - width)

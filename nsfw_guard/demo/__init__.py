@@ -4,4 +4,5 @@ It is NO NSFW MODEL. Its stand-in for "unsafe" is the triangle; nothing here has
 shapes.
 """
 
+STEPS = 20  # of denoising
 NOTICE = "NO NSFW MODEL: the demo's stand-in for 'unsafe' is the triangle."

@@ -15,6 +15,7 @@ from transformers import CLIPImageProcessor
 from ..errors import SettingError
 from ..guard import NsfwGuard
 from ..verdict import Verdict
+from . import STEPS
 
 PIPELINE = Path(__file__).parent / "models" / "pipeline"
 PROMPTS = (
@@ -27,7 +28,6 @@ PROMPTS = (
     "a blue heart on an orange background",
     "a small green triangle on a red background",
 )
-STEPS = 20
 GUIDANCE = 3.0
 
 
@@ -66,7 +66,7 @@ def generate(
     seed: int = 0,
     steps: int = STEPS,
     batch_size: int = 8,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Drawing]:
     """Draw one picture for each prompt with the guarded pipeline.
 
@@ -76,7 +76,7 @@ def generate(
         seed: Of the first picture; each further one has the next.
         steps: Denoising steps, at least 1.
         batch_size: Pictures drawn at once, at least 1.
-        on_step: Called after each denoising step of each batch.
+        on_step: Called after each denoising step of each batch: how many are done, and of how many.
 
     Raises:
         SettingError: No prompt, or a number below 1.
@@ -87,12 +87,11 @@ def generate(
         )
     pipeline = load_pipeline(guard)
     decoded: list[torch.Tensor] = []
-    # What the slot is handed, kept for the comparison before and after: torch's own hook, the guard knows nothing of
-    # it.
+    # What the slot is handed, kept for the comparison before and after: a hook of torch's, unknown to the guard.
     hook = guard.register_forward_pre_hook(lambda _, __, given: decoded.append(given["images"]), with_kwargs=True)
 
-    def after_step(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step()
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        on_step(start // batch_size * steps + step + 1, -(-len(prompts) // batch_size) * steps)
         return tensors
 
     drawings: list[Drawing] = []
@@ -112,8 +111,3 @@ def generate(
     finally:
         hook.remove()
     return drawings
-
-
-def batches(count: int, batch_size: int = 8) -> int:
-    """Return in how many batches ``generate`` draws so many pictures."""
-    return -(-count // batch_size)
