@@ -178,11 +178,27 @@ class NsfwGuard(PreTrainedModel):
             raise ImageError("No images were given; pass guard(images=...), or call guard.apply(images).")
         span = (-1, 1) if isinstance(images, Tensor) else (0, 1)
         result = self.apply(read_images(images, value_range=span, clamp=True, alpha=False, written_range=(0, 1)))
-        if self.redaction.kind == "none" and isinstance(images, Tensor) and result.flagged:
-            # Flagged and shown as it is, in the range of flagged items: diffusers' own formula, left out for them.
-            flagged = torch.tensor(result.flags, device=images.device).view(-1, 1, 1, 1)
-            return torch.where(flagged, (images * 0.5 + 0.5).clamp(0, 1), images), result.flags
+        if self.redaction.kind == "none":
+            return denormalize_flagged(images, result.flags), result.flags
         return result.images, result.flags
+
+    def check_text_safety(self, prompt: str) -> bool:
+        """Pass every prompt, as Cosmos pipelines ask of their checker: the guard looks at images only."""
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        """Check the frames of a clip, as Cosmos pipelines ask of their checker.
+
+        Args:
+            frames: An array ``[F, H, W, C]``, uint8.
+
+        Returns:
+            The frames, the flagged ones redacted.
+
+        Raises:
+            ImageError: Frames that cannot be checked.
+        """
+        return self.apply(frames).images
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""
@@ -309,6 +325,19 @@ class NsfwGuard(PreTrainedModel):
             if weights.device != device or (dtype is not None and weights.dtype != dtype):
                 self.classifier.to(device=device, dtype=dtype)  # past the guard's own _apply: this is no host's wish
         return device
+
+
+def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
+    """Bring what is flagged and shown as it is from [-1, 1] to [0, 1], by the formula that diffusers leaves out for it.
+
+    Args:
+        images: A tensor ``[B, C, H, W]`` in [-1, 1]; anything else is in [0, 1] and returned as it is.
+        flags: One per image.
+    """
+    if not isinstance(images, Tensor) or not any(flags):
+        return images
+    flagged = torch.tensor(flags, device=images.device).view(-1, 1, 1, 1)
+    return torch.where(flagged, (images * 0.5 + 0.5).clamp(0, 1), images)
 
 
 def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:

@@ -1,0 +1,206 @@
+"""A guarded pipeline: its slot, its pictures made by hand, and the backstop behind everything that it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nsfw_guard.errors import SettingError
+
+from . import table
+from .checks import check_any, check_images
+from .early import watching
+from .record import Passed, Record, current_record, recording
+from .settings import Attachment
+
+# Where outputs keep their pictures. What else there is (sound, text, embeddings, cameras) is none.
+_IMAGE_FIELDS = ("images", "image", "rgb", "depth")
+_CLIP_FIELDS = ("frames", "video", "videos")
+# Latents that come along with pictures would show what was redacted to anybody who has the VAE.
+_LATENT_FIELDS = ("latent", "latents", "keyframes")
+
+
+class GuardedPipeline:
+    """Mixed into the class of a pipeline; nothing that the guard has not seen leaves a call."""
+
+    _nsfw_guard: Attachment
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the pipeline; see its own class for the arguments."""
+        call = super().__call__  # type: ignore[misc]
+        attachment = self._nsfw_guard
+        outer = current_record()
+        if outer is not None and outer.attachment is attachment:
+            return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
+        if attachment.settings.latents == "raise":
+            _refuse_latents(type(self), call, args, kwargs)
+        mechanism = table.mechanism_of(type(self))
+        record = Record(attachment, device_of(self), quantises=mechanism == "cosmos")
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(recording(record))
+                if mechanism == "slot, inline":
+                    stack.enter_context(attachment.guard.register_forward_hook(_note))
+                if (early := attachment.settings.early) is not None:
+                    kwargs = stack.enter_context(watching(self, record, early, kwargs))
+                return finish(self, call(*args, **kwargs), record)
+        except BaseException:
+            # The call did not come to the line where it lets go of what it has on the device.
+            getattr(self, "maybe_free_model_hooks", lambda: None)()
+            raise
+
+    def numpy_to_pil(self, images: Any) -> Any:
+        """Make pictures of arrays ``[B, H, W, C]`` in [0, 1]: the last step of pipelines that finish images by hand."""
+        make = super().numpy_to_pil  # type: ignore[misc]
+        record = current_record()
+        if record is None or record.attachment is not self._nsfw_guard or not isinstance(images, np.ndarray):
+            return make(images)
+        if images.ndim == 3:
+            images = images[None]
+        passed = record.find(images)
+        if passed is None:
+            if table.mechanism_of(type(self)) == "slot, inline":
+                return make(images)  # for the old checker's input; what is returned is looked at in the slot
+            images, passed = check_images(images, record, value_range=(0, 1))
+        pictures = make(images)
+        record.add(pictures, passed)
+        return pictures
+
+
+class GuardedSlot:
+    """Mixed into the class of a pipeline that calls its own ``run_safety_checker``."""
+
+    _nsfw_guard: Attachment
+
+    def run_safety_checker(self, image: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Check the decoded tensor or array itself, with no PIL copy; the ranges are those of ``NsfwGuard.forward``.
+
+        Returns:
+            What the pipeline unpacks: images, flags, and ``None`` for the families of three values.
+        """
+        record = current_record()
+        if record is None or record.attachment is not self._nsfw_guard:
+            record = Record(self._nsfw_guard, None)
+        value_range = (-1, 1) if isinstance(image, Tensor) else (0, 1)
+        image, passed = check_images(image, record, value_range=value_range, written_range=(0, 1), layers=False)
+        record.add(image, passed)
+        flags = [entry.verdict.flagged for entry in passed]
+        return (image, flags, None)[: table.slot_values(type(self))]
+
+
+def finish(pipe: Any, output: Any, record: Record) -> Any:
+    """The backstop: find every image of an output among what has passed, check what is not there, add the verdicts.
+
+    Args:
+        pipe: The pipeline, which says how its output is to be read.
+        output: What its call returned.
+        record: Of the call.
+
+    Returns:
+        The output, of the same type; a tuple of the same length.
+
+    Raises:
+        ImageError: Something that cannot be checked.
+    """
+    found: list[Passed] = []
+
+    def seen(images: Any, *, clips: bool) -> Any:
+        if images is None:
+            return None
+        if isinstance(images, tuple):  # LDM3D: pictures and their depth
+            return tuple(seen(part, clips=clips) for part in images)
+        images, passed = look(images, record, clips=clips, signed=table.returns_signed(type(pipe)))
+        found.extend(entry for entry in passed if not any(entry is other for other in found))
+        return images
+
+    if isinstance(output, OrderedDict):
+        for name in (*_IMAGE_FIELDS, *_CLIP_FIELDS):
+            given = output.get(name)
+            checked = seen(given, clips=name in _CLIP_FIELDS)
+            if checked is not given:
+                output[name] = checked
+    else:
+        clips = table.makes_clips(type(pipe))
+        whole = isinstance(output, tuple)
+        checked = seen(output[0] if whole else output, clips=clips)
+        output = (checked, *output[1:]) if whole else checked
+    report(found, record)
+    return _with_verdicts(type(pipe), output, found, record.attachment)
+
+
+def look(images: Any, record: Record, *, clips: bool, signed: bool = False) -> tuple[Any, list[Passed]]:
+    """Find images among what has passed, or check them.
+
+    What is new although something was flagged is taken for a composite of it, and goes with it: in-painting pastes the
+    original picture back over the crop that was checked.
+    """
+    passed = record.find(images, clips=clips)
+    if passed is not None:
+        return images, passed
+    before = [entry.verdict for entry in record.passed]
+    value_range = (-1, 1) if signed and isinstance(images, Tensor) else (0, 1)
+    return check_any(images, record, clips=clips, value_range=value_range, before=before)
+
+
+def report(found: list[Passed], record: Record) -> None:
+    """Tell the guard and the caller's own function what was decided; before anything is returned."""
+    verdicts = [entry.verdict for entry in found]
+    record.attachment.guard._remember(verdicts)
+    if record.attachment.settings.on_verdicts is not None:
+        originals = {i: entry.original for i, entry in enumerate(found) if entry.original is not None}
+        record.attachment.settings.on_verdicts(verdicts, originals)
+
+
+def device_of(pipe: Any) -> torch.device | None:
+    """Where a pipeline computes."""
+    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
+    return torch.device(device) if device is not None and torch.device(device).type != "meta" else None
+
+
+def _with_verdicts(cls: type, output: Any, found: list[Passed], attachment: Attachment) -> Any:
+    flags = [entry.verdict.flagged for entry in found]
+    hide = any(flags) and attachment.settings.latents == "raise"
+    if isinstance(output, OrderedDict):
+        for name in ("nsfw_content_detected", *(["nsfw_detected"] if "nsfw_detected" in vars(output) else [])):
+            output[name] = flags
+        for name in _LATENT_FIELDS if hide else ():
+            if output.get(name) is not None:
+                output[name] = None
+        output.verdicts = [entry.verdict for entry in found]  # type: ignore[attr-defined]
+        if any(entry.frames is not None for entry in found):
+            output.frame_verdicts = [list(entry.frames or ()) for entry in found]  # type: ignore[attr-defined]
+    elif isinstance(output, tuple):
+        items = list(output)
+        if (table.mechanism_of(cls) or "").startswith("slot") and len(items) > 1:
+            items[1] = flags
+        if hide and cls.__name__ in table.LATENTS_IN_TUPLE:
+            items[table.LATENTS_IN_TUPLE[cls.__name__]] = None
+        output = tuple(items)
+    return output
+
+
+def _note(guard: Any, _: Any, result: tuple[Any, list[bool]]) -> None:
+    """Note what the guard lets out of a slot that the pipeline calls itself."""
+    record = current_record()
+    if record is not None and record.attachment.guard is guard:
+        record.add(result[0], [Passed(verdict) for verdict in guard.last_verdicts or []])
+
+
+def _refuse_latents(cls: type, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        bound = inspect.signature(call).bind(*args, **kwargs)
+    except TypeError:
+        return  # the call itself will say what is wrong with its arguments
+    bound.apply_defaults()
+    if bound.arguments.get("output_type") == "latent":
+        raise SettingError(
+            f'output_type="latent" of {cls.__name__} returns latents, which the guard cannot look at. Decode here: '
+            'output_type="pil"; or, if the next pipeline decodes them and is guarded itself (base and refiner), '
+            'attach(pipe, guard, latents="allow").'
+        )

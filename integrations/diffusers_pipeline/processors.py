@@ -1,0 +1,112 @@
+"""Diffusers' image and video processors, guarded: the one funnel through which nearly every pipeline's tensors pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nsfw_guard.errors import ImageError
+
+from .checks import check_clip, check_images
+from .record import Passed, Record, current_record, finishing, is_finishing
+from .settings import Attachment
+
+
+def is_processor(value: Any) -> bool:
+    """Whether an object finishes images or videos as diffusers' processors do."""
+    return not isinstance(value, (type, torch.nn.Module)) and bool(mixins_for(value))
+
+
+def mixins_for(processor: Any) -> tuple[type, ...]:
+    """The mixins that guard a processor: one for each of its methods that finish something."""
+    found = (mixin for name, mixin in _MIXINS.items() if callable(getattr(type(processor), name, None)))
+    return tuple(found)
+
+
+class _Guarded:
+    """What the mixins share."""
+
+    _nsfw_guard: Attachment
+    config: Any
+
+    def _finish_clips(self, finish: Any, video: Any, output_type: str, **kwargs: Any) -> Any:
+        record = self._record()
+        if record is None or output_type == "latent" or not isinstance(video, Tensor) or video.ndim != 5:
+            return finish(video, output_type, **kwargs)
+        value_range = self._range(None, len(video))
+        passed = record.find_quantised(video, value_range)
+        if passed is None:
+            checked = [check_clip(clip.movedim(0, 1), record, value_range=value_range) for clip in video]
+            passed = [entry for _, entry in checked]
+            if any(entry.verdict.flagged for entry in passed):
+                video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
+        return self._finish(record, passed, lambda: finish(video, output_type, **kwargs))
+
+    def _finish(self, record: Record, passed: list[Passed], finish: Any) -> Any:
+        with finishing():
+            output = finish()
+        record.add(output, passed)
+        return output
+
+    def _record(self) -> Record | None:
+        """The record of the call, or one of our own outside of any; ``None`` inside of what was looked at already."""
+        if is_finishing():
+            return None
+        record = current_record()
+        if record is None or record.attachment is not self._nsfw_guard:
+            return Record(self._nsfw_guard, None)
+        return record
+
+    def _range(self, do_denormalize: list[bool] | None, count: int) -> tuple[int, int]:
+        """The range of what is handed in: what will be denormalised is in [-1, 1]."""
+        wanted = set(do_denormalize or [bool(getattr(self.config, "do_normalize", True))] * max(count, 1))
+        if len(wanted) != 1:
+            raise ImageError(
+                "Some of the images handed to postprocess are in [-1, 1] and some in [0, 1], and the guard has seen "
+                "none of them; hand them over in one range."
+            )
+        return (-1, 1) if wanted.pop() else (0, 1)
+
+
+class GuardedImages(_Guarded):
+    """Mixed into the class of a processor that has ``postprocess``."""
+
+    def postprocess(
+        self, image: Any, output_type: str = "pil", do_denormalize: list[bool] | None = None, **kwargs: Any
+    ) -> Any:
+        """Check images ``[B, C, H, W]``, redact what is flagged, and finish them as the processor does."""
+        record = self._record()
+        finish = super().postprocess  # type: ignore[misc]
+        if do_denormalize is not None:  # not every processor has it
+            kwargs["do_denormalize"] = do_denormalize
+        if record is None or output_type == "latent" or not isinstance(image, Tensor):
+            return finish(image, output_type, **kwargs)
+        passed = record.find(image)
+        if passed is None:
+            image, passed = check_images(image, record, value_range=self._range(do_denormalize, len(image)))
+        return self._finish(record, passed, lambda: finish(image, output_type, **kwargs))
+
+
+class GuardedClips(_Guarded):
+    """Mixed into the class of a processor that has ``postprocess_video``."""
+
+    def postprocess_video(self, video: Any, output_type: str = "np", **kwargs: Any) -> Any:
+        """Check clips ``[B, C, F, H, W]``, redact frames, and finish them as the processor does."""
+        return self._finish_clips(super().postprocess_video, video, output_type, **kwargs)  # type: ignore[misc]
+
+
+class GuardedHdrClips(_Guarded):
+    """Mixed into the class of a processor that has ``postprocess_hdr_video``."""
+
+    def postprocess_hdr_video(self, video: Any, output_type: str = "np", **kwargs: Any) -> Any:
+        """Check clips in their compressed range, [-1, 1], before they are expanded to linear light."""
+        return self._finish_clips(super().postprocess_hdr_video, video, output_type, **kwargs)  # type: ignore[misc]
+
+
+_MIXINS = {
+    "postprocess": GuardedImages,
+    "postprocess_video": GuardedClips,
+    "postprocess_hdr_video": GuardedHdrClips,
+}

@@ -1,0 +1,185 @@
+"""What passed the guard during one call of a pipeline, and the search for it in what the call returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nsfw_guard.verdict import Verdict
+
+from .settings import Attachment
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One image or clip that the guard has let out, redacted if it is flagged.
+
+    Attributes:
+        verdict: On the image; of a clip, that of its worst frame.
+        frames: Of a clip: one verdict per frame, ``None`` for those that ``every`` skipped.
+        original: Before redaction, if it was flagged and somebody wants to see it: ``[3, H, W]`` in [0, 1], or the
+            flagged frames, ``[N, 3, H, W]``.
+    """
+
+    verdict: Verdict
+    frames: tuple[Verdict | None, ...] | None = None
+    original: Tensor | None = None
+
+
+class Record:
+    """What passed during one call: the objects that were handed on, each item with its verdict.
+
+    Args:
+        attachment: Whose call it is.
+        device: Where the pipeline computes.
+        quantises: Whether the pipeline takes its clips to 8 bits and back after the check, as Cosmos does.
+    """
+
+    def __init__(self, attachment: Attachment, device: torch.device | None, *, quantises: bool = False) -> None:
+        self.attachment = attachment
+        self.device = device
+        self.quantises = quantises
+        self.aborted = False
+        self.aborted_at: int | None = None
+        self.passed: list[Passed] = []
+        # The objects are kept: an id is good for as long as its object lives.
+        self._outputs: list[tuple[Any, int, list[Passed]]] = []
+        self._pictures: dict[int, Passed] = {}
+
+    def add(self, output: Any, passed: list[Passed]) -> None:
+        """Note what is handed on: a list of pictures or clips, an array or tensor of them; one entry for each item."""
+        known = {id(entry) for entry in self.passed}
+        self.passed += [entry for entry in passed if id(entry) not in known]
+        if isinstance(output, tuple):  # LDM3D: pictures and their depth
+            for part in output:
+                self.add(part, passed)
+            return
+        self._outputs.append((output, _version(output), passed))
+        if isinstance(output, list) and len(output) == len(passed):
+            for item, entry in zip(output, passed, strict=True):
+                for picture in item if isinstance(item, list) else [item]:
+                    self._pictures[id(picture)] = entry
+
+    def find(self, images: Any, *, clips: bool = False) -> list[Passed] | None:
+        """Look up what was handed on.
+
+        Args:
+            images: Whatever a pipeline hands on or returns.
+            clips: Whether a flat list of pictures, or a 4-D array, is one clip.
+
+        Returns:
+            One entry per item; or ``None`` if any of them is not, bit by bit, what has passed.
+        """
+        if isinstance(images, (Tensor, np.ndarray)):
+            for output, version, passed in self._outputs:
+                if output is images and _version(images) == version:
+                    return passed
+        if (whole := self._find_item(images)) is not None:
+            return [whole]
+        items = split(images)
+        if clips and items and not isinstance(items[0], list) and _rank(items[0]) < 4:
+            return None  # one clip, of which a part is not known
+        found = [self._find_item(item) for item in items]
+        return None if any(entry is None for entry in found) else [entry for entry in found if entry is not None]
+
+    def find_quantised(self, video: Tensor, value_range: tuple[int, int]) -> list[Passed] | None:
+        """Look up clips ``[B, C, F, H, W]`` that passed as an array and come back rounded to 8 bits."""
+        if not self.quantises:
+            return None
+        scale = 1 if value_range == (0, 1) else 2
+        arrays = video.movedim(1, -1).float().cpu().numpy() / scale + (1 - 1 / scale)
+        for output, _, passed in self._outputs:
+            same = isinstance(output, np.ndarray) and output.shape == arrays.shape
+            if same and np.abs(output - arrays).max() < 1.01 / 255:
+                return passed
+        return None
+
+    def _find_item(self, item: Any) -> Passed | None:
+        if isinstance(item, Image.Image):
+            return self._pictures.get(id(item))
+        if isinstance(item, list):
+            frames = [self._find_item(frame) if isinstance(frame, Image.Image) else None for frame in item]
+            same = frames and all(frame is not None and frame is frames[0] for frame in frames)
+            # A list of pictures is one item only if they are the frames of one clip.
+            return frames[0] if same and frames[0] is not None and frames[0].frames is not None else None
+        for output, version, passed in self._outputs:
+            if isinstance(output, list) or type(output) is not type(item) or _version(output) != version:
+                continue
+            if len(output) == len(passed):
+                for part, entry in zip(output, passed, strict=True):
+                    if _equal(part, item):
+                        return entry
+        return None
+
+
+_current: ContextVar[Record | None] = ContextVar("nsfw_guard_record", default=None)
+
+
+def current_record() -> Record | None:
+    """The record of the innermost guarded call that is under way in this thread."""
+    return _current.get()
+
+
+@contextmanager
+def recording(record: Record | None) -> Iterator[None]:
+    """Make this the current record, until the end of the block."""
+    token = _current.set(record)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+_finishing: ContextVar[bool] = ContextVar("nsfw_guard_finishing", default=False)
+
+
+def is_finishing() -> bool:
+    """Whether a processor is at work on what has been looked at already."""
+    return _finishing.get()
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Let processors work on what has been looked at already, until the end of the block."""
+    token = _finishing.set(True)
+    try:
+        yield
+    finally:
+        _finishing.reset(token)
+
+
+def split(images: Any) -> list[Any]:
+    """The items of a batch: pictures, clips (lists of pictures), ``[C, H, W]`` or ``[F, C, H, W]`` of a tensor, …."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, (Tensor, np.ndarray)) and images.ndim >= 4:
+        return list(images)
+    return [images]
+
+
+def _version(output: Any) -> int:
+    """How often a tensor was written to in place; NumPy and PIL do not count."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+
+
+def _rank(item: Any) -> int:
+    return item.ndim if isinstance(item, (Tensor, np.ndarray)) else 0
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+        return same and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return False

@@ -1,0 +1,65 @@
+"""Guarding one object by a change of its class, to a subclass that is made here once for each class.
+
+isinstance, names, signatures, saving, `components` and copies stay what they were, and no other object of the class
+notices. Copies and pickles of a guarded object are guarded.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+from typing import Any
+
+
+def guard_object(target: Any, mixins: tuple[type, ...], attachment: Any) -> None:
+    """Make an object a guarded one."""
+    target.__class__ = _guarded_class(type(target), mixins)
+    target.__dict__["_nsfw_guard"] = attachment
+
+
+def release_object(target: Any) -> None:
+    """Give an object its own class back."""
+    if is_guarded_object(target):
+        target.__class__ = type(target)._unguarded
+        del target.__dict__["_nsfw_guard"]
+
+
+def is_guarded_object(target: Any) -> bool:
+    """Whether an object's class was changed."""
+    return "_unguarded" in vars(type(target))
+
+
+@functools.cache
+def _guarded_class(cls: type, mixins: tuple[type, ...]) -> type:
+    members: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__reduce_ex__": _reduce,
+        "_unguarded": cls,
+        "_mixins": mixins,
+    }
+    if "__call__" in vars(mixins[0]):
+        members["__call__"] = _with_signature_of(cls.__call__, mixins[0].__call__)
+    return type(cls.__name__, (*mixins, cls), members)
+
+
+def _with_signature_of(original: Any, method: Any) -> Any:
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, *args, **kwargs)
+
+    return __call__
+
+
+def _reduce(self: Any, protocol: Any) -> Any:
+    """Pickle by the class that can be found by its name."""
+    rebuild, arguments, *state = type(self)._unguarded.__reduce_ex__(self, protocol)
+    if rebuild is not copyreg.__newobj__:
+        raise TypeError(f"A guarded {type(self).__name__} cannot be pickled with protocol {protocol}.")
+    return (_rebuild, (type(self)._unguarded, type(self)._mixins), *state)
+
+
+def _rebuild(cls: type, mixins: tuple[type, ...]) -> Any:
+    guarded = _guarded_class(cls, mixins)
+    return guarded.__new__(guarded)
