@@ -205,6 +205,33 @@ def download(
     _out.print(f"{name} is in {folder}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def coverage(
+    classes: Annotated[bool, typer.Option("--classes", help="Name every class.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Class → mechanism, as JSON.")] = False,
+) -> None:
+    """Print how the pipeline classes of the installed diffusers are guarded. Exit code 1: one is not classified."""
+    with _failing_as_2():
+        try:
+            from .integrations.diffusers_pipeline.coverage import installed_pipelines
+            from .integrations.diffusers_pipeline.table import MECHANISMS, mechanism
+        except ImportError as error:
+            raise SettingError(f"This needs diffusers: pip install 'nsfw-guard[diffusers]' ({error}).") from error
+        found = {name: mechanism(name) or "unclassified" for name in installed_pipelines()}
+    unclassified = [name for name, how in found.items() if how == "unclassified"]
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        table = Table("mechanism", "classes", "what looks at the images")
+        for how, what in MECHANISMS.items():
+            names = [name for name, by in found.items() if by == how]
+            table.add_row(how, str(len(names)), Text(f"{what}\n{', '.join(names)}" if classes else what))
+        if unclassified:
+            table.add_row(Text("unclassified", style="bold red"), str(len(unclassified)), ", ".join(unclassified))
+        _out.print(table)
+    raise typer.Exit(FLAGGED if unclassified else CLEAN)
+
+
 def main() -> None:
     """Run the command line."""
     app()

@@ -38,6 +38,12 @@ def demo():
 
 
 @pytest.fixture
+def own_demo():
+    """A demo guard of one's own, whose settings may be changed."""
+    return NsfwGuard("demo", dtype="float32")
+
+
+@pytest.fixture
 def images():
     """A batch of eight different images, [8, 3, 48, 64] in [0, 1]."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,153 @@
+"""Clips: which frames are looked at, which are redacted. The demo classifier, on clips of drawn shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nsfw_guard import ImageError, NsfwGuard, Policy, Redaction
+from nsfw_guard.demo.shapes import draw
+from nsfw_guard.integrations.diffusers_pipeline.checks import CHUNK, check_clip
+from nsfw_guard.integrations.diffusers_pipeline.record import Record
+from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
+from nsfw_guard.redact import redact
+
+SAFE = draw("circle", "red", "white", height=64, width=64)
+TRIANGLE = draw("triangle", "red", "white", height=64, width=64)
+
+
+def clip_of(text):
+    """A clip ``[F, 3, 64, 64]`` in [-1, 1]: a triangle for each ``#``, another shape for each dot."""
+    return torch.stack([TRIANGLE if sign == "#" else SAFE for sign in text]) * 2 - 1
+
+
+def checked(clip, guard, **settings):
+    """What becomes of a clip, the redacted frames as text, and the entry."""
+    result, passed = check_clip(clip, Record(Attachment(guard, Settings(**settings)), None), value_range=(-1, 1))
+    assert len(result) == len(clip)
+    changed = "".join("." if torch.equal(a, b) else "#" for a, b in zip(result, clip, strict=True))
+    return result, changed, passed
+
+
+@pytest.fixture
+def looked_at(demo, monkeypatch):
+    """How many frames the classifier was shown."""
+    counts = []
+    classify = NsfwGuard.classify
+
+    def counting(self, images, **more):
+        counts.append(len(images))
+        return classify(self, images, **more)
+
+    monkeypatch.setattr(NsfwGuard, "classify", counting)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("frames", "settings", "redacted"),
+    [
+        ("....", {}, "...."),
+        ("#", {}, "#"),  # a clip shorter than the shortest run
+        ("..#..", {"min_run": 1}, "..#.."),
+        ("......#.....", {"min_run": 4}, ".....####..."),  # grows on both sides
+        ("#...........", {"min_run": 4}, "####........"),  # and stays inside the clip
+        ("...........#", {"min_run": 4}, "........####"),
+        ("..##########", {"min_run": 4}, "..##########"),  # long enough
+        ("##...##.....", {"min_run": 4}, "########...."),  # short gaps are closed, and the run keeps all of both
+        ("##....##....", {"min_run": 2}, "##....##...."),  # others are not
+        ("#.#.#.#.", {"min_run": 1}, "#.#.#.#."),
+        ("...#....", {"video": "clip"}, "########"),
+        ("........", {"video": "clip"}, "........"),
+        ("##########..", {"every": 3, "min_run": 1}, "##########.."),
+        ("...#####....", {"every": 4, "min_run": 1}, "...#####...."),  # the edges are looked at one by one
+        ("............#", {"every": 5, "min_run": 1}, "............#"),  # the last frame always is
+        ("##.#####", {"every": 7, "min_run": 1}, "########"),  # between two flagged ones all goes
+    ],
+)
+def test_the_frames_that_are_redacted(demo, frames, settings, redacted):
+    clip = clip_of(frames)
+    result, changed, passed = checked(clip, demo, **settings)
+    assert changed == redacted
+    assert passed.verdict.flagged == ("#" in frames)
+    for frame, original, sign in zip(result, clip, redacted, strict=True):
+        if sign == "#":
+            expected = redact(original / 2 + 0.5, demo.redaction) * 2 - 1
+            torch.testing.assert_close(frame, expected, rtol=0, atol=1e-5)
+    for verdict, sign in zip(passed.frames, frames, strict=True):
+        assert verdict is None or verdict.flagged == (sign == "#")
+
+
+def test_only_every_nth_frame_is_looked_at(demo, looked_at):
+    _, _, passed = checked(clip_of("." * 20), demo, every=5)
+    assert sum(looked_at) == 5  # 0, 5, 10, 15 and the last
+    assert [i for i, verdict in enumerate(passed.frames) if verdict is not None] == [0, 5, 10, 15, 19]
+
+
+def test_a_long_clip_is_looked_at_in_parts(demo, looked_at):
+    _, changed, _ = checked(clip_of("." * 150 + "#" * 10 + "." * 140), demo, min_run=1)
+    assert changed == "." * 150 + "#" * 10 + "." * 140
+    assert sum(looked_at) == 300
+    assert max(looked_at) == CHUNK
+
+
+def test_the_callers_clip_is_not_written_to(demo):
+    clip = clip_of("..##..")
+    before = clip.clone()
+    checked(clip, demo)
+    assert torch.equal(clip, before)
+
+
+def test_an_unflagged_clip_is_the_same_object(demo):
+    clip = clip_of("....")
+    assert checked(clip, demo)[0] is clip
+
+
+def test_clips_of_arrays_and_pictures(demo):
+    array = ((clip_of("..#...") + 1) / 2).movedim(1, -1).numpy()
+    record = Record(Attachment(demo, Settings(min_run=1)), None)
+    result, passed = check_clip(array, record, value_range=(0, 1))
+    assert isinstance(result, np.ndarray)
+    assert [bool((a == b).all()) for a, b in zip(result, array, strict=True)] == [True, True, False, True, True, True]
+    pictures = [Image.fromarray((frame * 255).astype(np.uint8)) for frame in array]
+    result, passed = check_clip(pictures, record, value_range=(0, 1))
+    assert [a is b for a, b in zip(result, pictures, strict=True)] == [True, True, False, True, True, True]
+    assert passed.verdict.flagged
+
+
+def test_originals_are_the_flagged_frames(demo):
+    clip = clip_of("..##..")
+    _, _, passed = checked(clip, demo, on_verdicts=lambda verdicts, originals: None)
+    torch.testing.assert_close(passed.original, clip[2:4] / 2 + 0.5)
+    _, _, passed = checked(clip, demo)
+    assert passed.original is None  # nobody asked
+
+
+def test_a_policy_on_the_batch_flags_the_whole_clip(own_demo):
+    own_demo.policy = Policy(batch="any")
+    _, changed, passed = checked(clip_of("." * 20 + "#"), own_demo)
+    assert changed == "#" * 21
+    assert passed.frames[0].reason == "batch"
+
+
+def test_a_guard_that_only_reports_changes_nothing(own_demo):
+    own_demo.redaction = Redaction("none")
+    clip = clip_of("..##..")
+    result, _, passed = checked(clip, own_demo)
+    assert result is clip
+    assert passed.verdict.flagged
+
+
+def test_frames_of_nan_are_filled_and_the_others_are_not(demo):
+    clip = clip_of("....")
+    clip[2, 0, 0, 0] = float("nan")
+    result, passed = check_clip(clip, Record(Attachment(demo, Settings(min_run=1)), None), value_range=(-1, 1))
+    assert [verdict.flagged for verdict in passed.frames] == [False, False, True, False]
+    assert torch.equal(result[2], torch.full_like(result[2], -1))
+    assert torch.equal(result[[0, 1, 3]], clip[[0, 1, 3]])
+
+
+def test_a_clip_of_no_frames(demo):
+    with pytest.raises(ImageError, match="a clip of no frames; expected at least 1"):
+        checked(clip_of("....")[:0], demo)

@@ -1,0 +1,149 @@
+"""``attach`` on tiny real pipelines of every family: what comes out, beside the same pipeline without a guard.
+
+The weights are random, on both sides, and the threshold lies between the scores of what is drawn: what is tested is what
+becomes of an image, not whether it is flagged rightly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pipelines import hand, images, modular, slots, videos
+from pipelines.case import Case
+
+from nsfw_guard import NsfwGuard, Policy
+from nsfw_guard.integrations.diffusers_pipeline import attach, is_guarded
+from nsfw_guard.redact import redact
+
+CASES = {**slots.CASES, **images.CASES, **hand.CASES, **videos.CASES, **modular.CASES}
+CLIPS = ("frames", "video", "videos")
+NOBODY = Policy(threshold=1.0)
+# Their clips are rounded to 8 bits between the check and the output, with any checker in the slot.
+QUANTISED = ("cosmos_text_to_world", "cosmos2_text_to_image")
+# Layers, or light beyond 1: what a redacted pixel must be is tested apart.
+OTHER_PIXELS = ("qwen_image_layered", "ltx2_hdr")
+
+
+@dataclass
+class Pair:
+    name: str
+    case: Case
+    guarded: object
+    bare: object
+    guard: NsfwGuard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request, tiny_folder):
+    """A guarded pipeline that flags some of its items, and the same pipeline without a guard."""
+    case = CASES[request.param]
+    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY)
+    guarded = attach(case.build(), guard, min_run=1)
+    out = case.run(guarded, case.output_types[-1])
+    scores = sorted(verdict.score for verdict in out.verdicts)
+    guard.policy = Policy(threshold=max(zip(scores, scores[1:], strict=False), key=gap, default=scores * 2)[1])
+    return Pair(request.param, case, guarded, case.build(), guard)
+
+
+def gap(two):
+    return two[1] - two[0]
+
+
+def items(out, case):
+    """What a call returned, item by item."""
+    value = getattr(out, case.field)
+    if case.field == "video":  # Cosmos 3: one clip without a batch
+        return [value]
+    flat = []
+    for item in value if isinstance(value, list) else [value]:
+        batched = isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == (5 if case.field in CLIPS else 4)
+        flat += list(item) if batched or (isinstance(item, list) and case.field not in CLIPS) else [item]
+    return flat
+
+
+def frames(item, case):
+    return list(item) if case.field in CLIPS else [item]
+
+
+def identical(one, other):
+    if isinstance(one, list):
+        return len(one) == len(other) and all(identical(a, b) for a, b in zip(one, other, strict=True))
+    assert type(one) is type(other)
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def pixels(image):
+    """[3, H, W] in [0, 1]; of tensors in [-1, 1] too."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image).astype(np.float32) / 255
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image).movedim(-1, 0)
+    return image.float()
+
+
+def output_types(case):
+    return [kind for kind in ("pil", "np", "pt") if kind in case.output_types]
+
+
+def test_flagged_items_are_redacted_and_the_others_are_bit_identical(pair):
+    for kind in output_types(pair.case):
+        out = pair.case.run(pair.guarded, kind)
+        given, bare = items(out, pair.case), items(pair.case.run(pair.bare, kind), pair.case)
+        assert len(given) == len(bare) == len(out.verdicts)
+        assert out.nsfw_content_detected == [verdict.flagged for verdict in out.verdicts]
+        assert any(out.nsfw_content_detected)
+        assert len(bare) == 1 or not all(out.nsfw_content_detected)
+        for index, (item, original) in enumerate(zip(given, bare, strict=True)):
+            if not out.verdicts[index].flagged:
+                assert pair.name in QUANTISED or identical(item, original)
+                continue
+            looked_at = out.frame_verdicts[index] if pair.case.field in CLIPS else [out.verdicts[index]]
+            for frame, was, verdict in zip(frames(item, pair.case), frames(original, pair.case), looked_at, strict=True):
+                if not verdict.flagged:
+                    assert pair.name in QUANTISED or identical(frame, was)
+                    continue
+                assert not identical(frame, was)
+                if pair.name not in OTHER_PIXELS:
+                    blurred = redact(signed(pair, kind, pixels(was)), pair.guard.redaction)
+                    off = (signed(pair, kind, pixels(frame)) - blurred).abs().max()
+                    assert off <= (3 / 255 if kind == "pil" or pair.name in QUANTISED else 1e-3)
+
+
+def signed(pair, kind, image):
+    """In [0, 1]: the "pt" of some families is in [-1, 1] and not clamped."""
+    from nsfw_guard.integrations.diffusers_pipeline import table
+
+    return (image / 2 + 0.5).clamp(0, 1) if kind == "pt" and table.returns_signed(type(pair.bare)) else image
+
+
+def test_no_more_pil_conversions_than_without_a_guard(pair, monkeypatch):
+    if "pil" not in pair.case.output_types or pair.name.startswith("onnx"):
+        pytest.skip("makes no PIL images, or by itself")
+    counts = {}
+    convert = Image.fromarray
+
+    def count(pipe):
+        made = []
+        monkeypatch.setattr(Image, "fromarray", lambda *args, **kwargs: made.append(1) or convert(*args, **kwargs))
+        pair.case.run(pipe, "pil")
+        return len(made)
+
+    counts = {"guarded": count(pair.guarded), "bare": count(pair.bare)}
+    assert 0 < counts["guarded"] <= counts["bare"], counts
+
+
+def test_is_guarded(pair):
+    assert is_guarded(pair.guarded)
+    assert not is_guarded(pair.bare)
