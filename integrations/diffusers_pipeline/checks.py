@@ -17,7 +17,7 @@ from nsfw_guard.images import ImageBatch, read_images
 from nsfw_guard.redact import redact_flagged
 from nsfw_guard.verdict import Level, Scores, Verdict
 
-from .record import Passed, Record, split
+from .record import Passed, Record, split, worst
 
 # Frames that are classified or redacted at once: what is held beside the clip itself.
 CHUNK = 16
@@ -110,11 +110,6 @@ def check_clip(
 def early_verdict(guard: NsfwGuard) -> Verdict:
     """The verdict on what an aborted generation left."""
     return Verdict(True, 1.0, guard.policy.threshold, Level.HIGH, {}, "early", model=guard.card.identity)
-
-
-def worst(verdicts: list[Verdict]) -> Verdict:
-    """The verdict that a whole goes by: flagged before unflagged, then the highest score."""
-    return max(verdicts, key=lambda verdict: (verdict.flagged, verdict.score))
 
 
 def _frame_verdicts(clip: Any, record: Record, value_range: tuple[int, int]) -> list[Verdict | None]:

@@ -53,6 +53,8 @@ class GuardedModularPipeline:
                     state.values[name] = None
         state.set("nsfw_content_detected", flags)
         state.set("verdicts", [entry.verdict for entry in found])
+        if any(entry.frames is not None for entry in found):
+            state.set("frame_verdicts", [list(entry.frames or ()) for entry in found])
         return state if output is None else state.get(output)
 
 

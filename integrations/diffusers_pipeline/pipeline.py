@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ def finish(pipe: Any, output: Any, record: Record) -> Any:
         if isinstance(images, tuple):  # LDM3D: pictures and their depth
             return tuple(seen(part, clips=clips) for part in images)
         images, passed = look(images, record, clips=clips, signed=table.returns_signed(type(pipe)))
+        if not clips:  # an image that a video pipeline made as a clip of one frame
+            passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
         found.extend(entry for entry in passed if not any(entry is other for other in found))
         return images
 

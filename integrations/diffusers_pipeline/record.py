@@ -78,15 +78,10 @@ class Record:
         Returns:
             One entry per item; or ``None`` if any of them is not, bit by bit, what has passed.
         """
-        if isinstance(images, (Tensor, np.ndarray)):
-            for output, version, passed in self._outputs:
-                if output is images and _version(images) == version:
-                    return passed
-        if (whole := self._find_item(images)) is not None:
-            return [whole]
-        items = split(images)
-        if clips and items and not isinstance(items[0], list) and _rank(items[0]) < 4:
-            return None  # one clip, of which a part is not known
+        for output, version, passed in self._outputs:
+            if output is images and not isinstance(images, list) and _version(images) == version:
+                return passed
+        items = [images] if clips and _is_one_clip(images) else split(images)
         found = [self._find_item(item) for item in items]
         return None if any(entry is None for entry in found) else [entry for entry in found if entry is not None]
 
@@ -106,18 +101,34 @@ class Record:
         if isinstance(item, Image.Image):
             return self._pictures.get(id(item))
         if isinstance(item, list):
-            frames = [self._find_item(frame) if isinstance(frame, Image.Image) else None for frame in item]
-            same = frames and all(frame is not None and frame is frames[0] for frame in frames)
-            # A list of pictures is one item only if they are the frames of one clip.
-            return frames[0] if same and frames[0] is not None and frames[0].frames is not None else None
+            return _together([self._find_item(part) for part in item])
         for output, version, passed in self._outputs:
             if isinstance(output, list) or type(output) is not type(item) or _version(output) != version:
                 continue
-            if len(output) == len(passed):
-                for part, entry in zip(output, passed, strict=True):
-                    if _equal(part, item):
-                        return entry
+            for part, entry in zip(output, passed, strict=False):
+                if _equal(part, item) or (part.ndim > item.ndim and any(_equal(frame, item) for frame in part)):
+                    return entry
+        return _together([self._find_item(part) for part in item]) if _rank(item) >= 4 else None
+
+
+def _together(parts: list[Passed | None]) -> Passed | None:
+    """One entry for pictures that are one item: the frames of a clip, the layers of a picture."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
         return None
+    if all(part is known[0] for part in known) and known[0].frames is not None:
+        return known[0]
+    originals = [part.original for part in known if part.original is not None]
+    return Passed(
+        worst([part.verdict for part in known]),
+        frames=tuple(part.verdict for part in known),
+        original=torch.stack(originals) if originals else None,
+    )
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The verdict that a whole goes by: flagged before unflagged, then the highest score."""
+    return max(verdicts, key=lambda verdict: (verdict.flagged, verdict.score))
 
 
 _current: ContextVar[Record | None] = ContextVar("nsfw_guard_record", default=None)
@@ -172,6 +183,12 @@ def _version(output: Any) -> int:
 
 def _rank(item: Any) -> int:
     return item.ndim if isinstance(item, (Tensor, np.ndarray)) else 0
+
+
+def _is_one_clip(images: Any) -> bool:
+    if isinstance(images, list):
+        return bool(images) and isinstance(images[0], Image.Image)
+    return _rank(images) == 4
 
 
 def _equal(one: Any, other: Any) -> bool:
