@@ -6,18 +6,20 @@ record (`record`) of what has passed the guard; the slot and pictures made by ha
 end, whatever the call returns and the record does not know is looked at before the caller gets it.
 """
 
-from .attach import attach, detach, is_guarded
-from .coverage import coverage, installed_pipelines, unclassified
-from .early import EarlyExit
-from .modular import NsfwGuardBlock
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "EarlyExit",
-    "NsfwGuardBlock",
-    "attach",
-    "coverage",
-    "detach",
-    "installed_pipelines",
-    "is_guarded",
-    "unclassified",
-]
+from .attach import attach, detach, is_guarded
+from .early import EarlyExit
+
+if TYPE_CHECKING:
+    from .block import NsfwGuardBlock
+
+__all__ = ["EarlyExit", "NsfwGuardBlock", "attach", "detach", "is_guarded"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NsfwGuardBlock":  # older releases of diffusers have no blocks
+        from .block import NsfwGuardBlock
+
+        return NsfwGuardBlock
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

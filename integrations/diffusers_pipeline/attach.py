@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffusers import DiffusionPipeline, ModularPipeline
+import diffusers
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
@@ -21,6 +22,9 @@ from .pipeline import GuardedPipeline, GuardedSlot
 from .processors import is_processor, mixins_for
 from .settings import Attachment, Settings
 from .swap import guard_object, is_guarded_object, release_object
+
+# Older releases have no modular pipelines.
+_MODULAR: Any = getattr(diffusers, "ModularPipeline", ())
 
 
 def attach(
@@ -75,7 +79,7 @@ def attach(
         in_slot = getattr(pipe, "safety_checker", None)
         attachment = Attachment(guard or (in_slot if isinstance(in_slot, NsfwGuard) else NsfwGuard()), settings)
     attachment.settings = settings
-    if isinstance(pipe, ModularPipeline):
+    if isinstance(pipe, _MODULAR):
         _guard_modular(pipe, attachment)
     else:
         _guard_pipeline(pipe, attachment)
@@ -91,7 +95,7 @@ def detach(pipe: Any) -> Any:
     if not is_guarded_object(pipe):
         return pipe
     attachment: Attachment = pipe._nsfw_guard
-    if isinstance(pipe, ModularPipeline):
+    if isinstance(pipe, _MODULAR):
         pipe.update_components(**{name: component for name, (component, _) in attachment.replaced.items()})
         release_object(pipe)
         return pipe
@@ -118,7 +122,7 @@ def is_guarded(pipe: Any) -> bool:
 
 
 def _refuse_what_makes_no_image(pipe: Any) -> None:
-    if not isinstance(pipe, (DiffusionPipeline, ModularPipeline)):
+    if not isinstance(pipe, (DiffusionPipeline, _MODULAR)):
         kind = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"
         raise SettingError(f"pipe is {kind}; expected a diffusers pipeline: DiffusionPipeline.from_pretrained(…).")
     mechanism = table.mechanism_of(type(pipe))

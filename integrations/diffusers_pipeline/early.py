@@ -248,6 +248,8 @@ class _Watch:
     def _decode(vae: Any, latents: Tensor) -> Tensor:
         """Undo the scaling that the VAE's config states, and decode."""
         config = vae.config
+        if latents.ndim == 5 and not any(weights.ndim == 5 for weights in vae.parameters()):
+            latents = latents[:, :, 0]  # frames of a VAE for images
         mean, std = config.get("latents_mean"), config.get("latents_std")
         latents = latents.to(vae.dtype)
         if mean is not None and std is not None:

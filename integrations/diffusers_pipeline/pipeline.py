@@ -39,8 +39,14 @@ class GuardedPipeline:
         outer = current_record()
         if outer is not None and outer.attachment is attachment:
             return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
-        if attachment.settings.latents == "raise":
-            _refuse_latents(type(self), call, args, kwargs)
+        if _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self)):
+            if attachment.settings.latents == "raise":
+                raise SettingError(
+                    f'output_type="latent" of {type(self).__name__} returns latents, which the guard cannot look at. '
+                    'Decode here: output_type="pil"; or, if the next pipeline decodes them and is guarded itself (base '
+                    'and refiner), attach(pipe, guard, latents="allow").'
+                )
+            return call(*args, **kwargs)
         mechanism = table.mechanism_of(type(self))
         record = Record(attachment, device_of(self), quantises=mechanism == "cosmos")
         try:
@@ -195,15 +201,10 @@ def _note(guard: Any, _: Any, result: tuple[Any, list[bool]]) -> None:
         record.add(result[0], [Passed(verdict) for verdict in guard.last_verdicts or []])
 
 
-def _refuse_latents(cls: type, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _asks_for_latents(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     try:
         bound = inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
-        return  # the call itself will say what is wrong with its arguments
+        return False  # the call itself will say what is wrong with its arguments
     bound.apply_defaults()
-    if bound.arguments.get("output_type") == "latent":
-        raise SettingError(
-            f'output_type="latent" of {cls.__name__} returns latents, which the guard cannot look at. Decode here: '
-            'output_type="pil"; or, if the next pipeline decodes them and is guarded itself (base and refiner), '
-            'attach(pipe, guard, latents="allow").'
-        )
+    return bound.arguments.get("output_type") == "latent"

@@ -179,6 +179,11 @@ def returns_signed(cls: type) -> bool:
     return any(base.__name__ in _SIGNED for base in cls.__mro__)
 
 
+def works_on_pixels(cls: type) -> bool:
+    """Whether the "latents" of the class are its images."""
+    return any(base.__name__ == "PRXPixelPipeline" for base in cls.__mro__)
+
+
 def makes_clips(cls: type) -> bool:
     """Whether the class returns clips."""
     return mechanism_of(cls) in ("video processor", "cosmos")

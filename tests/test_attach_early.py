@@ -1,0 +1,303 @@
+"""Stopping early: what schedulers predict, when a generation is stopped, and what comes out then."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+from diffusers.callbacks import PipelineCallback, SDCFGCutoffCallback
+from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
+from nsfw_guard.integrations.diffusers_pipeline.early import predicted_original
+from pipelines import hand, images, slots, videos
+
+from nsfw_guard import NsfwGuard, Policy, SettingError
+from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
+
+UNSAFE, SAFE = "a red triangle on a blue background", "a large green circle on a white background"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    """The demo pipeline, which draws what the prompt says."""
+    return load_pipeline()
+
+
+@pytest.fixture
+def guard(tiny_folder):
+    """A guard that flags everything beyond doubt."""
+    return NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=0.0))
+
+
+def draw(pipe, prompts, **more):
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+    taken = []
+
+    def count(pipe, step, timestep, tensors):
+        taken.append(step)
+        return tensors
+
+    more = {"callback_on_step_end": count, **more}
+    out = pipe(prompts, num_inference_steps=20, guidance_scale=GUIDANCE, generator=seeds, output_type="np", **more)
+    return out, len(taken)
+
+
+# --- What a scheduler predicts ---------------------------------------------------------------------------------------
+
+SCHEDULERS = {
+    "DDIMScheduler": {},
+    "DDPMScheduler": {},
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "DEISMultistepScheduler": {},
+    "LCMScheduler": {},
+    "FlowMatchEulerDiscreteScheduler": {},
+}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_perfect_model_predicts_the_original_at_every_step(name, prediction):
+    """The model's output is computed from the original; whatever the scheduler's family, it must come back."""
+    flow = name.startswith("Flow")
+    if flow and prediction != "epsilon":
+        pytest.skip("flow matching predicts velocities only")
+    if prediction == "sample" and name in ("PNDMScheduler", "EulerAncestralDiscreteScheduler"):
+        pytest.skip("not a prediction of this scheduler")
+    settings = SCHEDULERS[name] if flow else {**SCHEDULERS[name], "prediction_type": prediction}
+    scheduler = getattr(diffusers, name)(**settings)
+    scheduler.set_timesteps(6)
+    generator = torch.Generator().manual_seed(0)
+    original = torch.rand(2, 4, 8, 8, generator=generator) * 2 - 1
+    noise = torch.randn(original.shape, generator=generator)
+    for index, timestep in enumerate(scheduler.timesteps[:-1]):
+        # In the scheduler's own scale: with sigmas, or with the square roots of alphas.
+        if flow:
+            sigma = scheduler.sigmas[index]
+            sample, output = (1 - sigma) * original + sigma * noise, noise - original
+        else:
+            if hasattr(scheduler, "sigmas") and "Discrete" in name:
+                sigma = scheduler.sigmas[index]
+                sample, a = original + sigma * noise, 1 / (sigma**2 + 1)
+            else:
+                a = scheduler.alphas_cumprod[int(timestep)]
+                if hasattr(scheduler, "sigmas"):
+                    sigma = scheduler.sigmas[index]
+                    a = 1 / (sigma**2 + 1)
+                sample = a.sqrt() * original + (1 - a).sqrt() * noise
+            scaled = a.sqrt() * original + (1 - a).sqrt() * noise
+            output = {
+                "epsilon": noise,
+                "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * original,
+                "sample": original,
+            }[prediction]
+            assert scaled.shape == sample.shape
+        result = scheduler.step(output, timestep, sample, return_dict=False)
+        predicted = predicted_original(scheduler, output, timestep, sample, result)
+        torch.testing.assert_close(predicted, original, rtol=0, atol=0.02)
+
+
+def test_a_scheduler_of_no_known_family():
+    class Odd:
+        config: dict = {}
+
+    with pytest.raises(SettingError, match="What a Odd predicts is not known: it cannot be stopped early"):
+        predicted_original(Odd(), torch.zeros(1), 0, torch.zeros(1), (torch.zeros(1),))
+
+
+# --- When it is stopped, and what comes out --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preview", ["vae", "rgb"])
+def test_an_unsafe_generation_is_stopped_and_filled(drawing, own_demo, preview):
+    attach(drawing, own_demo, early=EarlyExit(every=2, after=0.4, preview=preview))
+    try:
+        out, steps = draw(drawing, [UNSAFE])
+        assert steps < 14
+        assert out.nsfw_content_detected == [True]
+        assert out.verdicts[0].reason == "early"
+        assert not out.images.any()  # filled with black: half-removed noise is nothing to blur
+        again, steps = draw(drawing, [SAFE])
+        assert steps == 20
+        assert again.nsfw_content_detected == [False]
+    finally:
+        detach_all(drawing)
+    plain, _ = draw(drawing, [SAFE])
+    assert (again.images == plain.images).all()
+
+
+def detach_all(pipe):
+    from nsfw_guard.integrations.diffusers_pipeline import detach
+
+    detach(pipe)
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_a_batch_is_stopped_only_if_every_item_is_flagged(drawing, own_demo):
+    attach(drawing, own_demo, early=EarlyExit(every=2))
+    try:
+        out, steps = draw(drawing, [UNSAFE, SAFE])
+        assert steps == 20
+        assert out.nsfw_content_detected == [True, False]
+        assert [verdict.reason for verdict in out.verdicts] == ["score", None]
+        out, steps = draw(drawing, [UNSAFE, UNSAFE])
+        assert steps < 20
+        assert [verdict.reason for verdict in out.verdicts] == ["early"] * 2
+    finally:
+        detach_all(drawing)
+
+
+@pytest.mark.parametrize(("after", "every", "steps"), [(0.5, 5, 10), (0.0, 3, 1), (0.65, 1, 13), (1.0, 1, 20)])
+def test_the_steps_at_which_it_looks(drawing, guard, after, every, steps):
+    attach(drawing, guard, early=EarlyExit(every=every, after=after))
+    try:
+        out, taken = draw(drawing, [SAFE])
+        assert taken == steps
+        assert out.verdicts[0].reason == ("early" if steps < 20 else "score")
+    finally:
+        detach_all(drawing)
+
+
+def test_the_threshold_is_beyond_the_policys(drawing, own_demo):
+    """What the full check would flag by a hair is not stopped early."""
+    own_demo.policy = Policy(threshold=0.0)  # everything is flagged in the end
+    attach(drawing, own_demo, early=EarlyExit(every=2, threshold=0.9))
+    try:
+        out, steps = draw(drawing, [SAFE])
+        assert steps == 20
+        assert out.verdicts[0].reason == "score"
+    finally:
+        detach_all(drawing)
+
+
+def test_without_early_exit_nothing_is_stopped(drawing, own_demo):
+    attach(drawing, own_demo)
+    try:
+        out, steps = draw(drawing, [UNSAFE])
+        assert steps == 20
+        assert out.verdicts[0].reason == "score"
+    finally:
+        detach_all(drawing)
+
+
+def test_beside_callbacks_of_diffusers_own(drawing, own_demo):
+    class Counting(PipelineCallback):
+        tensor_inputs = ["latents"]
+        seen: list = []
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            self.seen.append(tuple(callback_kwargs["latents"].shape))
+            return callback_kwargs
+
+    attach(drawing, own_demo, early=EarlyExit(every=2))
+    try:
+        callback = Counting(cutoff_step_ratio=1.0)
+        out, _ = draw(drawing, [UNSAFE], callback_on_step_end=callback)
+        assert out.verdicts[0].reason == "early"
+        assert 0 < len(callback.seen) < 20
+        out, _ = draw(drawing, [UNSAFE], callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=1.0))
+        assert out.verdicts[0].reason == "early"
+    finally:
+        detach_all(drawing)
+
+
+def test_the_originals_of_a_stopped_generation_are_handed_over_too(drawing, own_demo):
+    kept = []
+    attach(drawing, own_demo, early=EarlyExit(), on_verdicts=lambda verdicts, originals: kept.append(originals))
+    try:
+        draw(drawing, [UNSAFE])
+        assert kept[0][0].shape == (3, 128, 128)
+    finally:
+        detach_all(drawing)
+
+
+STOPPABLE = {
+    **{name: slots.CASES[name] for name in ("stable_diffusion", "pag")},
+    **{name: images.CASES[name] for name in ("sdxl", "sd3", "flux", "qwen_image", "pixart_sigma", "sana", "lumina2")},
+    **{name: videos.CASES[name] for name in ("animatediff", "wan", "hunyuan_video", "cosmos_text_to_world")},
+}
+
+
+@pytest.mark.parametrize("name", STOPPABLE)
+def test_previews_of_many_families(name, guard):
+    case = STOPPABLE[name]
+    pipe = case.build()
+    try:
+        attach(pipe, guard, early=EarlyExit(every=1, after=0.0, threshold=0.0))
+    except SettingError as error:
+        assert "cannot be stopped early" in str(error)
+        assert name in ("lumina2", "pixart_sigma", "sana"), error
+        return
+    out = case.run(pipe, "np")
+    assert [verdict.reason for verdict in out.verdicts] == ["early"] * len(out.verdicts)
+    values = getattr(out, case.field)
+    assert not values.any()
+
+
+def test_a_preview_of_the_users_own_and_a_tiny_vae(guard):
+    case, seen = images.CASES["sdxl"], []
+
+    def preview(pipe, latents):
+        seen.append(tuple(latents.shape))
+        return latents[:, :3]
+
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, threshold=0.0, preview=preview))
+    assert case.run(pipe).verdicts[0].reason == "early"
+    assert seen[0][:2] == (3, 4)
+    channels = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    tiny = AutoencoderTiny(**channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, threshold=0.0, preview=tiny))
+    assert case.run(pipe).verdicts[0].reason == "early"
+
+
+def test_latents_of_an_unknown_form_are_an_error_that_says_what_to_pass(guard):
+    case = videos.CASES["cogvideox"]  # frames before channels
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0))
+    with pytest.raises(SettingError, match="in a form that EarlyExit cannot decode; pass preview="):
+        case.run(pipe)
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"every": 0}, "every is 0; expected a whole number of steps"),
+        ({"after": 1.5}, r"after is 1.5; expected a number in \[0, 1\]"),
+        ({"after": float("nan")}, r"after is nan; expected a number in \[0, 1\]"),
+        ({"threshold": -1}, r"threshold is -1; expected a number in \[0, 1\]"),
+        ({"preview": "latents"}, 'preview is \'latents\'; expected "vae", "rgb"'),
+        ({"preview": 3}, "preview is 3; expected"),
+    ],
+)
+def test_settings_out_of_range(settings, text):
+    with pytest.raises(SettingError, match=text):
+        EarlyExit(**settings)
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        (hand.CASES["ddpm"], "DDPMPipeline cannot be stopped early: it takes no callback_on_step_end"),
+        (slots.CASES["latent_consistency_model"], "cannot be stopped early: it has no interrupt"),
+    ],
+)
+def test_pipelines_that_cannot_be_stopped(case, text, guard):
+    pipe = case.build()
+    cls = type(pipe)
+    with pytest.raises(SettingError, match=text):
+        attach(pipe, guard, early=EarlyExit())
+    assert type(pipe) is cls

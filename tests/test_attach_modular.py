@@ -1,0 +1,146 @@
+"""Modular pipelines: attached to, and composed with a block of ours."""
+
+from __future__ import annotations
+
+import copy
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach, is_guarded
+from PIL import Image
+from pipelines import modular
+
+from nsfw_guard import NsfwGuard, Policy, SettingError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def guard(tiny_folder):
+    """A guard that flags everything."""
+    return NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=0.0))
+
+
+CASE = modular.CASES["modular_flux"]
+
+
+def arguments(**more):
+    return {**CASE.call(), "generator": torch.Generator().manual_seed(0), "output_type": "np", **more}
+
+
+def test_everything_that_can_be_asked_for(guard):
+    pipe = attach(CASE.build(), guard)
+    plain = CASE.build()(**arguments(output="images"))
+    images = pipe(**arguments(output="images"))
+    assert not np.array_equal(images, plain)
+    state = pipe(**arguments())
+    assert np.array_equal(state.images, images)
+    assert state.nsfw_content_detected == [True] * 2
+    asked = pipe(**arguments(output=["images", "nsfw_content_detected", "verdicts"]))
+    assert np.array_equal(asked["images"], images)
+    assert asked["nsfw_content_detected"] == [True] * 2
+    assert [verdict.flagged for verdict in asked["verdicts"]] == [True] * 2
+    assert pipe(**arguments(output="nsfw_content_detected")) == [True] * 2
+
+
+def test_detach_gives_the_components_back(guard):
+    pipe = CASE.build()
+    cls, processor = type(pipe), pipe.image_processor
+    plain = pipe(**arguments(output="images"))
+    attach(pipe, guard)
+    attach(pipe)
+    assert pipe.image_processor is not processor
+    assert type(processor) is diffusers.image_processor.VaeImageProcessor
+    assert is_guarded(pipe)
+    detach(pipe)
+    assert type(pipe) is cls
+    assert pipe.image_processor is processor
+    assert np.array_equal(pipe(**arguments(output="images")), plain)
+
+
+def test_a_pipeline_that_shares_the_components_is_not_guarded(guard):
+    pipe = CASE.build()
+    other = copy.copy(pipe)
+    attach(pipe, guard)
+    assert not is_guarded(other)
+    assert other(**arguments()).values.get("nsfw_content_detected") is None
+
+
+def test_latents_are_refused_and_hidden(guard):
+    pipe = attach(CASE.build(), guard)
+    for more in ({"output": "latents"}, {"output": ["images", "latents"]}, {"output_type": "latent"}):
+        with pytest.raises(SettingError, match="is asked for latents, which the guard cannot look at"):
+            pipe(**arguments(**more))
+    assert pipe(**arguments()).latents is None  # they show what was redacted
+    attach(pipe, latents="allow")
+    assert isinstance(pipe(**arguments(output="latents")), torch.Tensor)
+
+
+def test_a_guard_that_fails(guard, monkeypatch):
+    pipe = attach(CASE.build(), guard)
+    with monkeypatch.context() as broken:
+        broken.setattr(guard.classifier.network, "forward", None)
+        with pytest.raises(TypeError):
+            pipe(**arguments())
+    assert pipe(**arguments()).nsfw_content_detected == [True] * 2
+
+
+# --- The block -------------------------------------------------------------------------------------------------------
+
+
+def composed(guard, **settings):
+    """Flux with our block behind its own, and the same without it."""
+    plain = CASE.build()
+    blocks = plain.blocks
+    blocks.sub_blocks.insert("guard", NsfwGuardBlock(**settings), len(blocks.sub_blocks))
+    pipe = blocks.init_pipeline()
+    pipe.update_components(**{name: part for name, part in plain.components.items() if part is not None})
+    if guard is not None:
+        pipe.update_components(safety_checker=guard)
+    return pipe, plain
+
+
+@pytest.mark.parametrize("kind", ["pil", "np", "pt"])
+def test_a_composed_pipeline(guard, kind):
+    pipe, plain = composed(guard)
+    guard.policy = Policy(threshold=1.0)
+    scores = [verdict.score for verdict in pipe(**arguments(output="verdicts", output_type=kind))]
+    guard.policy = Policy(threshold=max(scores))
+    state = pipe(**arguments(output_type=kind))
+    before = plain(**arguments(output_type=kind, output="images"))
+    assert sorted(state.nsfw_content_detected) == [False, True]
+    for image, original, flagged in zip(state.images, before, state.nsfw_content_detected, strict=True):
+        assert isinstance(image, Image.Image) == (kind == "pil")
+        assert np.array_equal(np.asarray(image), np.asarray(original)) != flagged
+
+
+def test_a_composed_pipeline_without_a_guard_gives_no_image():
+    pipe, _ = composed(None)
+    with pytest.raises(SettingError, match="The component safety_checker is None; expected an NsfwGuard"):
+        pipe(**arguments())
+
+
+def test_a_block_has_nothing_to_look_at_in_latents(guard):
+    pipe, _ = composed(guard)
+    with pytest.raises(SettingError, match='output_type="latent" gives the guard nothing to look at'):
+        pipe(**arguments(output_type="latent"))
+
+
+def test_a_block_tells_what_it_found(guard):
+    calls = []
+    pipe, _ = composed(guard, on_verdicts=lambda verdicts, originals: calls.append((len(verdicts), sorted(originals))))
+    pipe(**arguments())
+    assert calls == [(2, [0, 1])]
+
+
+def test_settings_of_a_block():
+    with pytest.raises(SettingError, match="every is 0"):
+        NsfwGuardBlock(every=0)
