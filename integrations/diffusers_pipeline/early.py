@@ -128,11 +128,13 @@ def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, samp
     # DPM-Solver++, UniPC and SA-Solver keep it, converted, for their next steps.
     kept = getattr(scheduler, "model_outputs", None)
     if kept and isinstance(kept[-1], Tensor) and _keeps_original(scheduler.config):
-        return kept[-1]
+        original: Tensor = kept[-1]
+        return original
     # Flow matching: the sample lies on a line from the original to noise, and the model predicts its direction.
     if "FlowMatch" in type(scheduler).__name__:
         sigma = scheduler.sigmas[max(scheduler.step_index - 1, 0)].to(sample.device, torch.float32)
-        return (sample.float() - sigma * model_output.float()).to(sample.dtype)
+        line: Tensor = sample.float() - sigma * model_output.float()
+        return line.to(sample.dtype)
     if hasattr(scheduler, "alphas_cumprod"):
         alpha = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
         x, y, kind = sample.float(), model_output.float(), scheduler.config.prediction_type
@@ -196,7 +198,7 @@ class _Watch:
             self._record.aborted_at = step + 1
             self._pipe._interrupt = True
 
-    def _preview(self, predicted: Tensor) -> Tensor:
+    def _preview(self, predicted: Tensor) -> Any:
         """``[B, 3, H, W]`` in [-1, 1], not clamped."""
         preview, vae = self._early.preview, getattr(self._pipe, "vae", None)
         if callable(preview) and not hasattr(preview, "decode"):
@@ -245,7 +247,7 @@ class _Watch:
         )
 
     @staticmethod
-    def _decode(vae: Any, latents: Tensor) -> Tensor:
+    def _decode(vae: Any, latents: Tensor) -> Any:
         """Undo the scaling that the VAE's config states, and decode."""
         config = vae.config
         if latents.ndim == 5 and not any(weights.ndim == 5 for weights in vae.parameters()):
@@ -291,4 +293,5 @@ def _fit(latents: Tensor, image: Tensor) -> Tensor:
     x = _with_ones(latents)
     y = F.interpolate(image.float(), size=x.shape[-2:], mode="area")
     x, y = x.movedim(1, -1).flatten(0, -2), y.movedim(1, -1).flatten(0, -2)
-    return torch.linalg.lstsq(x, y).solution
+    solution: Tensor = torch.linalg.lstsq(x, y).solution
+    return solution

@@ -13,7 +13,8 @@ from typing import Any
 
 def guard_object(target: Any, mixins: tuple[type, ...], attachment: Any) -> None:
     """Make an object a guarded one."""
-    target.__class__ = _guarded_class(type(target), mixins)
+    cls: Any = type(target)
+    target.__class__ = _guarded_class(cls, mixins)
     target.__dict__["_nsfw_guard"] = attachment
 
 
@@ -55,11 +56,11 @@ def _with_signature_of(original: Any, method: Any) -> Any:
 def _reduce(self: Any, protocol: Any) -> Any:
     """Pickle by the class that can be found by its name."""
     rebuild, arguments, *state = type(self)._unguarded.__reduce_ex__(self, protocol)
-    if rebuild is not copyreg.__newobj__:
+    if rebuild is not copyreg.__newobj__:  # type: ignore[attr-defined]
         raise TypeError(f"A guarded {type(self).__name__} cannot be pickled with protocol {protocol}.")
     return (_rebuild, (type(self)._unguarded, type(self)._mixins), *state)
 
 
-def _rebuild(cls: type, mixins: tuple[type, ...]) -> Any:
-    guarded = _guarded_class(cls, mixins)
+def _rebuild(cls: Any, mixins: tuple[type, ...]) -> Any:
+    guarded: Any = _guarded_class(cls, mixins)
     return guarded.__new__(guarded)
