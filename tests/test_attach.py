@@ -171,6 +171,19 @@ def test_two_guards_in_two_pipelines_do_not_meet(guard, tiny_folder):
     assert run(strict, callback_on_step_end=look_aside).nsfw_content_detected == [True] * 3
 
 
+def test_a_call_from_within_a_call_of_the_same_pipeline(sdxl, guard):
+    inner = []
+
+    def again(pipe, step, timestep, tensors):
+        if not inner:
+            inner.append(None)
+            inner[0] = run(pipe)
+        return tensors
+
+    out = run(attach(sdxl, guard), callback_on_step_end=again)
+    assert out.nsfw_content_detected == inner[0].nsfw_content_detected == [True] * 3
+
+
 def test_a_processor_that_was_exchanged_is_caught_behind_it(sdxl, guard):
     attach(sdxl, guard)
     sdxl.image_processor = images.sdxl().image_processor
@@ -443,6 +456,8 @@ class Custom(StableDiffusionXLPipeline):
         ("np", lambda images: list(images * 0.5)),
         ("pt", lambda images: images.flip(3)),
         ("pt", lambda images: images.mul_(0.5)),  # in place
+        ("np", lambda images: np.multiply(images, 0.5, out=images)),
+        ("pil", lambda images: [images[0].paste(Image.new("RGB", (60, 60), "red")), *images][1:]),
     ],
 )
 def test_what_was_changed_after_the_check_is_checked_again(guard, kind, change):

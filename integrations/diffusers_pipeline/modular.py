@@ -9,7 +9,7 @@ from torch import Tensor
 from nsfw_guard.errors import SettingError
 
 from .pipeline import device_of, look, report
-from .record import Passed, Record, current_record, recording
+from .record import Passed, Record, recording
 from .settings import Attachment
 
 OUTPUTS = {"images": False, "videos": True}  # name → whether they are clips
@@ -24,16 +24,13 @@ class GuardedModularPipeline:
         """Run the pipeline; ``nsfw_content_detected`` and ``verdicts`` are outputs that can be asked for too."""
         call = super().__call__  # type: ignore[misc]
         attachment = self._nsfw_guard
-        outer = current_record()
-        if outer is not None and outer.attachment is attachment:
-            return call(state, output, **kwargs)
         wanted = [output] if isinstance(output, str) else list(output or [])
         if attachment.settings.latents == "raise" and ("latents" in wanted or kwargs.get("output_type") == "latent"):
             raise SettingError(
                 f"{type(self).__name__} is asked for latents, which the guard cannot look at. Ask for its images or "
                 'videos; or, if another guarded pipeline decodes them, attach(pipe, guard, latents="allow").'
             )
-        record = Record(attachment, device_of(self))
+        record = Record(attachment, device_of(self), pipe=self)
         found: list[Passed] = []
         with recording(record):
             state = call(state, None, **kwargs)

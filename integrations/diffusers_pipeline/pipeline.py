@@ -37,7 +37,7 @@ class GuardedPipeline:
         call = super().__call__  # type: ignore[misc]
         attachment = self._nsfw_guard
         outer = current_record()
-        if outer is not None and outer.attachment is attachment:
+        if outer is not None and outer.attachment is attachment and outer.pipe is not self:
             return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
         if _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self)):
             if attachment.settings.latents == "raise":
@@ -48,7 +48,7 @@ class GuardedPipeline:
                 )
             return call(*args, **kwargs)
         mechanism = table.mechanism_of(type(self))
-        record = Record(attachment, device_of(self), quantises=mechanism == "cosmos")
+        record = Record(attachment, device_of(self), pipe=self, quantises=mechanism == "cosmos")
         try:
             with ExitStack() as stack:
                 stack.enter_context(recording(record))

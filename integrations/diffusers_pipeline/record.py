@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,19 +41,23 @@ class Record:
     Args:
         attachment: Whose call it is.
         device: Where the pipeline computes.
+        pipe: The pipeline that was called.
         quantises: Whether the pipeline takes its clips to 8 bits and back after the check, as Cosmos does.
     """
 
-    def __init__(self, attachment: Attachment, device: torch.device | None, *, quantises: bool = False) -> None:
+    def __init__(
+        self, attachment: Attachment, device: torch.device | None, *, pipe: Any = None, quantises: bool = False
+    ) -> None:
         self.attachment = attachment
         self.device = device
+        self.pipe = pipe
         self.quantises = quantises
         self.aborted = False
         self.aborted_at: int | None = None
         self.passed: list[Passed] = []
-        # The objects are kept: an id is good for as long as its object lives.
-        self._outputs: list[tuple[Any, int, list[Passed]]] = []
-        self._pictures: dict[int, Passed] = {}
+        self._arrays: list[tuple[Any, int, list[Passed]]] = []
+        # By the pictures' ids, which are theirs for as long as they are kept.
+        self._pictures: dict[int, tuple[Image.Image, int, Passed]] = {}
 
     def add(self, output: Any, passed: list[Passed]) -> None:
         """Note what is handed on: a list of pictures or clips, an array or tensor of them; one entry for each item."""
@@ -61,12 +66,15 @@ class Record:
         if isinstance(output, tuple):  # LDM3D: pictures and their depth
             for part in output:
                 self.add(part, passed)
-            return
-        self._outputs.append((output, _version(output), passed))
-        if isinstance(output, list) and len(output) == len(passed):
+        elif not hasattr(output, "__len__") or len(output) != len(passed):
+            return  # whatever it is, it is looked at again at the end
+        elif isinstance(output, list):
             for item, entry in zip(output, passed, strict=True):
                 for picture in item if isinstance(item, list) else [item]:
-                    self._pictures[id(picture)] = entry
+                    if isinstance(picture, Image.Image):
+                        self._pictures[id(picture)] = (picture, _state(picture), entry)
+        else:
+            self._arrays.append((output, _state(output), passed))
 
     def find(self, images: Any, *, clips: bool = False) -> list[Passed] | None:
         """Look up what was handed on.
@@ -78,11 +86,12 @@ class Record:
         Returns:
             One entry per item; or ``None`` if any of them is not, bit by bit, what has passed.
         """
-        for output, version, passed in self._outputs:
-            if output is images and not isinstance(images, list) and _version(images) == version:
+        arrays = [(array, passed) for array, state, passed in self._arrays if _state(array) == state]
+        for array, passed in arrays:
+            if array is images:
                 return passed
         items = [images] if clips and _is_one_clip(images) else split(images)
-        found = [self._find_item(item) for item in items]
+        found = [self._find_item(item, arrays) for item in items]
         return None if any(entry is None for entry in found) else [entry for entry in found if entry is not None]
 
     def find_quantised(self, video: Tensor, value_range: tuple[int, int]) -> list[Passed] | None:
@@ -91,24 +100,25 @@ class Record:
             return None
         scale = 1 if value_range == (0, 1) else 2
         arrays = video.movedim(1, -1).float().cpu().numpy() / scale + (1 - 1 / scale)
-        for output, _, passed in self._outputs:
+        for output, _, passed in self._arrays:
             same = isinstance(output, np.ndarray) and output.shape == arrays.shape
             if same and np.abs(output - arrays).max() < 1.01 / 255:
                 return passed
         return None
 
-    def _find_item(self, item: Any) -> Passed | None:
+    def _find_item(self, item: Any, arrays: list[tuple[Any, list[Passed]]]) -> Passed | None:
         if isinstance(item, Image.Image):
-            return self._pictures.get(id(item))
+            _, state, entry = self._pictures.get(id(item), (None, None, None))
+            return entry if entry is not None and _state(item) == state else None
         if isinstance(item, list):
-            return _together([self._find_item(part) for part in item])
-        for output, version, passed in self._outputs:
-            if isinstance(output, list) or type(output) is not type(item) or _version(output) != version:
+            return _together([self._find_item(part, arrays) for part in item])
+        for array, passed in arrays:
+            if type(array) is not type(item):
                 continue
-            for part, entry in zip(output, passed, strict=False):
+            for part, entry in zip(array, passed, strict=True):
                 if _equal(part, item) or (part.ndim > item.ndim and any(_equal(frame, item) for frame in part)):
                     return entry
-        return _together([self._find_item(part) for part in item]) if _rank(item) >= 4 else None
+        return _together([self._find_item(part, arrays) for part in item]) if _rank(item) >= 4 else None
 
 
 def _together(parts: list[Passed | None]) -> Passed | None:
@@ -176,9 +186,11 @@ def split(images: Any) -> list[Any]:
     return [images]
 
 
-def _version(output: Any) -> int:
-    """How often a tensor was written to in place; NumPy and PIL do not count."""
-    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+def _state(output: Any) -> int:
+    """What changes when an object is written to in place: a tensor's count of writes, else a checksum."""
+    if isinstance(output, Tensor):
+        return 0 if output.is_inference() else output._version
+    return zlib.crc32(output.tobytes())
 
 
 def _rank(item: Any) -> int:
