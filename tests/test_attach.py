@@ -709,3 +709,142 @@ def test_pictures_of_an_animated_kind_are_clips(guard):
     assert all(isinstance(frame, Image.Image) for clip in out.frames for frame in clip)
     assert len(out.verdicts) == len(out.frames) == len(out.frame_verdicts)
     assert [len(verdicts) for verdicts in out.frame_verdicts] == [len(clip) for clip in out.frames]
+
+
+# --- What got past once ----------------------------------------------------------------------------------------------
+
+
+def test_asking_a_pipeline_on_pixels_for_latents(guard):
+    """DDPM takes no notice of the output type, and returns its images."""
+    case = hand.CASES["ddpm"]
+    out = case.run(attach(case.build(), guard, latents="allow"), "latent")
+    assert out.nsfw_content_detected == [True] * 3
+    assert not same(out.images, case.run(case.build(), "latent").images)
+
+
+class Wrapped(StableDiffusionPipeline):
+    """A class of a user's own that hands its arguments on, and may return more than it should."""
+
+    extra: object = None
+
+    def __call__(self, *args, **kwargs):
+        out = super().__call__(*args, **kwargs)
+        if self.extra is None:
+            return out
+        pictures = [Image.fromarray((image * 255).astype(np.uint8)) for image in raw(self)]
+        if self.extra == "tuple":
+            return out.images, pictures
+        out["previews"] = pictures
+        return out
+
+
+def raw(pipe):
+    return CALLS["sd"].run(pipelines.stable_diffusion(), "np").images
+
+
+def test_latents_of_a_class_of_a_users_own(sd, guard):
+    pipe = attach(Wrapped(**sd.components, requires_safety_checker=False), guard)
+    for kind in ("latent", "latents"):
+        with pytest.raises(SettingError, match="returns latents"):
+            CALLS["sd"].run(pipe, kind)
+
+
+@pytest.mark.parametrize("extra", ["tuple", "field"])
+def test_pictures_in_unexpected_places(sd, guard, extra):
+    pipe = attach(Wrapped(**sd.components, requires_safety_checker=False), guard)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.extra = extra
+    out = CALLS["sd"].run(pipe, "np")
+    pictures = out[1] if extra == "tuple" else out["previews"]
+    for picture, original in zip(pictures, raw(pipe), strict=True):
+        assert not np.allclose(np.asarray(picture) / 255, original, atol=0.02)
+
+
+def test_values_of_an_undeclared_range(sdxl, own_demo):
+    """A backstop that clamped them would look at another picture than the one that comes out."""
+    from nsfw_guard.demo.shapes import draw
+
+    triangle = draw("triangle", "red", "white", height=64, width=64)[None]
+    pipe = attach(Custom(**sdxl.components, add_watermarker=False), own_demo)
+    pipe.set_progress_bar_config(disable=True)
+    out = images.CASES["sdxl"].run(pipe, "pt", change=lambda _: triangle * 2 - 1)
+    assert out.nsfw_content_detected == [True]
+    assert out.images.min() < -0.05
+    with pytest.raises(ImageError, match=r"returned values from .* expected \[0, 1\]"):
+        images.CASES["sdxl"].run(pipe, "pt", change=lambda _: triangle * 255)
+
+
+def test_a_processor_of_a_users_own_that_adds_something_afterwards(sdxl, guard):
+    from diffusers.image_processor import VaeImageProcessor
+
+    originals = images.CASES["sdxl"].run(images.sdxl(), "np").images
+
+    class Replacing(VaeImageProcessor):
+        def postprocess(self, image, output_type="pil", do_denormalize=None):
+            super().postprocess(image, output_type, do_denormalize)
+            return originals.copy()
+
+    sdxl.image_processor = Replacing(vae_scale_factor=sdxl.vae_scale_factor)
+    out = run(attach(sdxl, guard))
+    assert out.nsfw_content_detected == [True] * 3
+    assert not same(out.images, originals)
+
+
+def test_a_class_of_a_users_own_may_not_use_its_slot(sd, guard):
+    sd.register_modules(safety_checker=guard)
+    assert is_guarded(sd)
+    assert not is_guarded(Wrapped(**sd.components))
+
+
+def test_what_the_guarded_class_makes_is_not_guarded(pipe, guard, tmp_path):
+    cls = type(pipe)
+    attach(pipe, guard)
+    twin = type(pipe)(
+        **{name: part for name, part in pipe.components.items() if name != "safety_checker"}, **slotless(pipe)
+    )
+    assert type(twin) is cls
+    assert not is_guarded(twin)
+    assert is_guarded(attach(twin, guard))
+
+
+def slotless(pipe):
+    return {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in pipe.components else {}
+
+
+def test_detach_leaves_alone_what_others_guard(guard, tiny_folder):
+    pipe = hand.CASES["kandinsky22_combined"].build()
+    attach(pipe.decoder_pipe, NsfwGuard(tiny_folder))
+    attach(pipe, guard)
+    detach(pipe)
+    assert is_guarded(pipe.decoder_pipe)
+
+
+def test_detaching_a_copy(sdxl, guard, monkeypatch):
+    attach(sdxl, guard)
+    detach(copy.copy(sdxl))
+    assert is_guarded(sdxl)
+    assert type(sdxl.image_processor).postprocess.__qualname__.startswith("Guarded")
+
+
+def test_writes_in_place_under_inference_mode(guard):
+    plain = Custom(**images.sdxl().components, add_watermarker=False)
+    plain.set_progress_bar_config(disable=True)
+    pipe = attach(plain, guard)
+    generator = torch.Generator().manual_seed(3)
+
+    def scribble(batch):
+        return batch.copy_(torch.rand(batch.shape, generator=generator))
+
+    with torch.inference_mode():
+        out = images.CASES["sdxl"].run(pipe, "pt", change=scribble)
+    assert out.images.std() < 0.1  # noise, blurred
+
+
+def test_equal_images_have_a_verdict_each(sdxl, guard):
+    pipe = attach(Custom(**sdxl.components, add_watermarker=False), guard)
+    pipe.set_progress_bar_config(disable=True)
+    guard.redaction = Redaction("fill")
+    out = images.CASES["sdxl"].run(pipe, "np", change=lambda batch: np.stack(list(batch)))
+    assert out.nsfw_content_detected == [True] * 3
+    out = images.CASES["sdxl"].run(pipe, "pil", change=lambda batch: [batch[0], batch[0]])
+    assert out.nsfw_content_detected == [True] * 2

@@ -301,3 +301,71 @@ def test_pipelines_that_cannot_be_stopped(case, text, guard):
     with pytest.raises(SettingError, match=text):
         attach(pipe, guard, early=EarlyExit())
     assert type(pipe) is cls
+
+
+# --- What went wrong once --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "LCMScheduler", "DDIMScheduler"])
+def test_seeds_still_count_while_it_watches(name, tiny_folder):
+    """Pipelines ask the scheduler's step whether it takes a generator."""
+    case = images.CASES["sdxl"]
+    results = []
+    for early in (None, EarlyExit(every=1, after=0.0, threshold=1.0)):
+        pipe = case.build()
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+        attach(pipe, NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=1.0)), early=early)
+        results.append(case.run(pipe, "np", num_inference_steps=4, eta=1.0).images)
+    assert (results[0] == results[1]).all()
+
+
+def test_steps_of_image_to_image_are_counted_from_where_it_starts(guard):
+    case = slots.CASES["stable_diffusion_img2img"]
+    taken = []
+
+    def count(pipe, step, timestep, tensors):
+        taken.append(step)
+        return tensors
+
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.4, threshold=0.0))
+    out = case.run(pipe, num_inference_steps=20, strength=0.5, callback_on_step_end=count)
+    assert out.verdicts[0].reason == "early"
+    assert len(taken) == 4  # of ten
+
+
+def test_a_preview_that_overflows_stops_nothing(tiny_folder):
+    case = images.CASES["sdxl"]
+    guard = NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=1.0))
+    overflow = EarlyExit(every=1, after=0.0, preview=lambda pipe, latents: latents[:, :3] * float("nan"))
+    pipe = attach(case.build(), guard, early=overflow)
+    assert case.run(pipe, num_inference_steps=3).nsfw_content_detected == [False] * 3
+
+
+def test_latents_of_nan_with_a_linear_preview(guard):
+    def overflow(pipe, step, timestep, tensors):
+        return {"latents": tensors["latents"] * float("nan")}
+
+    case = images.CASES["sdxl"]
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, preview="rgb"))
+    out = case.run(pipe, num_inference_steps=4, callback_on_step_end=overflow)
+    assert [verdict.reason for verdict in out.verdicts] == ["non_finite"] * 3
+
+
+def test_a_step_of_the_users_own_is_given_back(drawing, own_demo):
+    step = drawing.scheduler.step
+    drawing.scheduler.step = mine = lambda *args, **kwargs: step(*args, **kwargs)
+    attach(drawing, own_demo, early=EarlyExit())
+    try:
+        draw(drawing, [SAFE])
+        assert drawing.scheduler.step is mine
+    finally:
+        del drawing.scheduler.step
+        detach_all(drawing)
+
+
+def test_packed_latents_of_any_aspect_ratio(guard):
+    """Kontext changes the size by itself: the packed latents say how many there are, not how they lie."""
+    case = images.CASES["flux"]
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, threshold=0.0))
+    out = case.run(pipe, num_inference_steps=3, height=32, width=64)
+    assert [verdict.reason for verdict in out.verdicts] == ["early"] * 3

@@ -144,3 +144,32 @@ def test_a_block_tells_what_it_found(guard):
 def test_settings_of_a_block():
     with pytest.raises(SettingError, match="every is 0"):
         NsfwGuardBlock(every=0)
+
+
+def test_a_pipeline_that_decodes_nothing_returns_no_latents(guard):
+    plain = CASE.build()
+    blocks = plain.blocks
+    blocks.sub_blocks.pop("decode")
+    pipe = blocks.init_pipeline()
+    pipe.update_components(**{name: part for name, part in plain.components.items() if part is not None})
+    state = attach(pipe, guard)(**arguments())
+    assert not [name for name, value in state.values.items() if "latent" in name and torch.is_tensor(value)]
+
+
+def test_latents_asked_for_through_a_state(guard):
+    state = diffusers.modular_pipelines.PipelineState()
+    state.set("output_type", "latent")
+    kwargs = {name: value for name, value in arguments().items() if name != "output_type"}
+    with pytest.raises(SettingError, match="is asked for latents"):
+        attach(CASE.build(), guard)(state=state, **kwargs)
+
+
+def test_a_block_in_the_wrong_place_gives_no_image(guard):
+    plain = CASE.build()
+    blocks = plain.blocks
+    blocks.sub_blocks.insert("guard", NsfwGuardBlock(), 0)
+    pipe = blocks.init_pipeline()
+    pipe.update_components(**{name: part for name, part in plain.components.items() if part is not None})
+    pipe.update_components(safety_checker=guard)
+    with pytest.raises(SettingError, match="found no images or videos; put it behind the block that decodes"):
+        pipe(**arguments())

@@ -19,7 +19,7 @@ from . import table
 from .early import EarlyExit
 from .modular import GuardedModularPipeline
 from .pipeline import GuardedPipeline, GuardedSlot
-from .processors import is_processor, mixins_for
+from .processors import funnel, is_processor, mixins_for, parts_of
 from .settings import Attachment, Settings
 from .swap import guard_object, is_guarded_object, release_object
 
@@ -81,8 +81,10 @@ def attach(
     attachment.settings = settings
     if isinstance(pipe, _MODULAR):
         _guard_modular(pipe, attachment)
-    else:
-        _guard_pipeline(pipe, attachment)
+        return pipe
+    if before is None and "safety_checker" in pipe.components:
+        _fill_slot(pipe, attachment)
+    _guard_pipeline(pipe, attachment)
     return pipe
 
 
@@ -99,11 +101,7 @@ def detach(pipe: Any) -> Any:
         pipe.update_components(**{name: component for name, (component, _) in attachment.replaced.items()})
         release_object(pipe)
         return pipe
-    for part in _parts(pipe):
-        release_object(part)
-    for inner in _inner_pipelines(pipe):
-        detach(inner)
-    release_object(pipe)
+    _release_pipeline(pipe, attachment)
     for name, (component, entry) in attachment.replaced.items():
         setattr(pipe, name, component)
         pipe.register_to_config(**{name: entry})
@@ -117,7 +115,11 @@ def is_guarded(pipe: Any) -> bool:
     """
     if is_guarded_object(pipe):
         return True
-    slot_works = table.mechanism_of(type(pipe)) in ("slot", "slot, inline")
+    # A class of a user's own may do as it likes with its slot.
+    slot_works = type(pipe).__module__.startswith("diffusers.") and table.mechanism_of(type(pipe)) in (
+        "slot",
+        "slot, inline",
+    )
     return slot_works and isinstance(getattr(pipe, "safety_checker", None), NsfwGuard)
 
 
@@ -138,17 +140,24 @@ def _refuse_what_makes_no_image(pipe: Any) -> None:
 def _guard_pipeline(pipe: Any, attachment: Attachment) -> None:
     """Guard a pipeline with its processors and inner pipelines; what is guarded already stays so."""
     if not is_guarded_object(pipe):
-        has_slot = "safety_checker" in pipe.components
-        if has_slot:
-            _fill_slot(pipe, attachment)
-        slot = (GuardedSlot,) if has_slot and hasattr(pipe, "run_safety_checker") else ()
+        has_slot = "safety_checker" in pipe.components and hasattr(pipe, "run_safety_checker")
+        slot = (GuardedSlot,) if has_slot else ()
         guard_object(pipe, (GuardedPipeline, *slot), attachment)
-    for part in _parts(pipe):
+    for part in parts_of(pipe):
         if not is_guarded_object(part):
             guard_object(part, mixins_for(part), attachment)
     for inner in _inner_pipelines(pipe):
         if table.mechanism_of(type(inner)) not in ("no image", "refused"):
             _guard_pipeline(inner, attachment)
+
+
+def _release_pipeline(pipe: Any, attachment: Attachment) -> None:
+    """Release what this attachment guards, and nothing that another one does."""
+    for part in (pipe, *parts_of(pipe)):
+        if is_guarded_object(part) and part._nsfw_guard is attachment:
+            release_object(part)
+    for inner in _inner_pipelines(pipe):
+        _release_pipeline(inner, attachment)
 
 
 def _fill_slot(pipe: Any, attachment: Attachment) -> None:
@@ -164,10 +173,6 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
             pipe.register_modules(**{name: component})
 
 
-def _parts(pipe: Any) -> Iterator[Any]:
-    yield from (_funnel(value) for value in list(vars(pipe).values()) if is_processor(value))
-
-
 def _inner_pipelines(pipe: Any) -> Iterator[Any]:
     yield from (value for value in list(vars(pipe).values()) if isinstance(value, DiffusionPipeline))
 
@@ -178,16 +183,10 @@ def _guard_modular(pipe: Any, attachment: Attachment) -> None:
         guard_object(pipe, (GuardedModularPipeline,), attachment)
     copies = {}
     for name, component in pipe.components.items():
-        if not is_processor(component) or is_guarded_object(_funnel(component)):
+        if not is_processor(component) or is_guarded_object(funnel(component)):
             continue
         attachment.replaced[name] = (component, None)
         copies[name] = copy.deepcopy(component)
-        part = _funnel(copies[name])
+        part = funnel(copies[name])
         guard_object(part, mixins_for(part), attachment)
     pipe.update_components(**copies)
-
-
-def _funnel(processor: Any) -> Any:
-    """The processor itself, or the one that it wraps: what the outer one pastes on top has not been looked at."""
-    inner = getattr(processor, "_image_processor", None)
-    return inner if is_processor(inner) else processor

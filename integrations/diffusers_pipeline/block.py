@@ -24,11 +24,14 @@ class NsfwGuardBlock(ModularPipelineBlocks):  # type: ignore[misc]
     is the component ``safety_checker``: ``pipe.update_components(safety_checker=NsfwGuard())``.
 
     Args:
-        settings: As for ``attach``: ``every``, ``video``, ``min_run``, ``on_verdicts``.
+        every: As for ``attach``.
+        video: As for ``attach``.
+        min_run: As for ``attach``.
+        on_verdicts: As for ``attach``.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self._settings = Settings(**settings)
+    def __init__(self, *, every: int = 1, video: str = "frame", min_run: int = 8, on_verdicts: Any = None) -> None:
+        self._settings = Settings(every=every, video=video, min_run=min_run, on_verdicts=on_verdicts)
         super().__init__()
 
     @property
@@ -75,6 +78,8 @@ class NsfwGuardBlock(ModularPipelineBlocks):  # type: ignore[misc]
                 images, passed = check_any(given, record, clips=clips, value_range=(0, 1))
                 setattr(block, name, images)
                 found += passed
+        if not found:
+            raise SettingError("The block found no images or videos; put it behind the block that decodes.")
         report(found, record)
         block.nsfw_content_detected = [entry.verdict.flagged for entry in found]
         block.verdicts = [entry.verdict for entry in found]

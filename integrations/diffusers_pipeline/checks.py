@@ -14,7 +14,7 @@ from torch import Tensor
 from nsfw_guard.errors import ImageError
 from nsfw_guard.guard import NsfwGuard, denormalize_flagged
 from nsfw_guard.images import ImageBatch, read_images
-from nsfw_guard.redact import redact_flagged
+from nsfw_guard.redact import FILLED_REASONS, redact_flagged
 from nsfw_guard.verdict import Level, Scores, Verdict
 
 from .record import Passed, Record, split, worst
@@ -102,7 +102,8 @@ def check_clip(
             originals = torch.stack([next(_read(clip[i : i + 1], value_range).frames(0)).cpu() for i in flagged or [0]])
         whole = settings.video == "clip" or bool(flagged_before)
         redacted = set(range(count)) if whole else _runs(verdicts, settings.min_run)
-        why = [found if found is not None and found.flagged else replace(verdict, reason="clip") for found in verdicts]
+        others = verdict if verdict.reason in FILLED_REASONS else replace(verdict, reason="clip")
+        why = [found if found is not None and found.flagged else others for found in verdicts]
         clip = _redacted_frames(clip, {i: why[i] for i in redacted}, guard, value_range)
     return clip, Passed(verdict, frames=looked_at, original=originals)
 
@@ -204,7 +205,8 @@ def _redacted(
     done = batch.replace(redacted)
     if layers and _layered(images):
         for index in redacted:  # opaque, to cover what its alpha showed
-            done[(index, 3) if isinstance(done, Tensor) else (index, ..., 3)] = 1
+            opaque = 255 if str(done.dtype).endswith("uint8") else 1
+            done[(index, 3) if isinstance(done, Tensor) else (index, ..., 3)] = opaque
     return done
 
 
@@ -268,7 +270,8 @@ def check_any(
             return kind(done), passed
         parts = [check_any(item, record, clips=clips, value_range=value_range, before=before) for item in images]
         return kind(part for part, _ in parts), [entry for _, passed in parts for entry in passed]
-    if isinstance(images, (Tensor, np.ndarray)):
+    if isinstance(images, (Tensor, np.ndarray)) and images.ndim in (3, 4, 5):
+        value_range = _range_of(images, value_range)
         if images.ndim == 5:
             given = list(images)
             done, passed = of_clips(given)
@@ -288,3 +291,27 @@ def check_any(
         f"The pipeline returned {described}, which cannot be checked; expected images or clips as PIL, NumPy or "
         'tensors. Ask it for output_type="pil".'
     )
+
+
+def _range_of(images: Any, value_range: tuple[int, int]) -> tuple[int, int]:
+    """The range of finished arrays and tensors, of which nobody has said it: a guess that fails closed.
+
+    Raises:
+        ImageError: They are no images in [0, 1] or [-1, 1]; latents, for example.
+    """
+    channels = images.shape[-3] if isinstance(images, Tensor) else images.shape[-1]
+    if channels not in (1, 3):
+        raise ImageError(
+            f"The pipeline returned a {type(images).__name__} of shape {tuple(images.shape)}: {channels} channels, "
+            'which cannot be checked; expected images of 1 or 3. Ask it for output_type="pil".'
+        )
+    if not images.size if isinstance(images, np.ndarray) else not images.numel():
+        return value_range
+    floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
+    low, high = float(images.min()), float(images.max())
+    if floating and high > 1.5 and value_range == (0, 1):
+        raise ImageError(
+            f"The pipeline returned values from {low:.4g} to {high:.4g}, which cannot be checked; expected [0, 1]. "
+            'Ask it for output_type="pil".'
+        )
+    return (-1, 1) if floating and low < -0.05 else value_range

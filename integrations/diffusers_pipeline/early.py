@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,16 +88,25 @@ class EarlyExit:
 
 
 @contextmanager
-def watching(pipe: Any, record: Record, early: EarlyExit, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def watching(
+    pipe: Any, call: Any, record: Record, early: EarlyExit, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Look at a generation while it runs.
 
     Yields:
         The arguments of the call, with a callback of ours beside the caller's own.
     """
-    watch = _Watch(pipe, record, early, kwargs)
-    scheduler, step = pipe.scheduler, pipe.scheduler.step
+    try:
+        bound = inspect.signature(call).bind(*args, **kwargs)
+    except TypeError:
+        yield args, kwargs  # the call itself will say what is wrong with them
+        return
+    watch = _Watch(pipe, record, early, bound.arguments)
+    bound.arguments["callback_on_step_end"] = watch.beside(bound.arguments.get("callback_on_step_end"))
+    scheduler, step, own = pipe.scheduler, pipe.scheduler.step, vars(pipe.scheduler).get("step")
 
-    def noting(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **more: Any) -> Any:
+    @functools.wraps(step)  # pipelines ask for its parameters
+    def noting(model_output: Any, timestep: Any, sample: Any, *args: Any, **more: Any) -> Any:
         result = step(model_output, timestep, sample, *args, **more)
         watch.predicted = predicted_original(scheduler, model_output, timestep, sample, result)
         return result
@@ -103,9 +114,12 @@ def watching(pipe: Any, record: Record, early: EarlyExit, kwargs: dict[str, Any]
     # On the object and for this call only: a scheduler keeps the state of one generation, so no two calls share it.
     scheduler.step = noting
     try:
-        yield {**kwargs, "callback_on_step_end": watch.beside(kwargs.get("callback_on_step_end"))}
+        yield bound.args, bound.kwargs
     finally:
-        del scheduler.step
+        if own is None:
+            vars(scheduler).pop("step", None)
+        else:
+            scheduler.step = own
 
 
 def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor, result: Any) -> Tensor:
@@ -121,9 +135,14 @@ def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, samp
     Raises:
         SettingError: The scheduler is of no known family.
     """
+    name = type(scheduler).__name__
+    unknown = SettingError(f"What a {name} predicts is not known: it cannot be stopped early. Attach without early=.")
+    if not isinstance(sample, Tensor) or not isinstance(model_output, Tensor):
+        raise unknown
     # DDIM, DDPM, Euler, Euler ancestral, LCM and others return it beside the next sample.
     values = list(result.values()) if isinstance(result, dict) else list(result)
-    if len(values) > 1 and isinstance(values[1], Tensor) and values[1].shape == sample.shape:
+    beside = len(values) > 1 and not name.startswith("TCD")  # that one returns a noised sample there
+    if beside and isinstance(values[1], Tensor) and values[1].shape == sample.shape:
         return values[1]
     # DPM-Solver++, UniPC and SA-Solver keep it, converted, for their next steps.
     kept = getattr(scheduler, "model_outputs", None)
@@ -131,23 +150,21 @@ def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, samp
         original: Tensor = kept[-1]
         return original
     # Flow matching: the sample lies on a line from the original to noise, and the model predicts its direction.
-    if "FlowMatch" in type(scheduler).__name__:
+    flow = scheduler.config.get("prediction_type") == "flow_prediction"
+    if ("FlowMatch" in name or flow) and scheduler.step_index is not None:
         sigma = scheduler.sigmas[max(scheduler.step_index - 1, 0)].to(sample.device, torch.float32)
         line: Tensor = sample.float() - sigma * model_output.float()
         return line.to(sample.dtype)
-    if hasattr(scheduler, "alphas_cumprod"):
-        alpha = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
-        x, y, kind = sample.float(), model_output.float(), scheduler.config.prediction_type
-        if kind == "epsilon":
-            x = (x - (1 - alpha).sqrt() * y) / alpha.sqrt()
-        elif kind == "v_prediction":
-            x = alpha.sqrt() * x - (1 - alpha).sqrt() * y
-        else:
-            x = y
-        return x.to(sample.dtype)
-    raise SettingError(
-        f"What a {type(scheduler).__name__} predicts is not known: it cannot be stopped early. Attach without early=."
-    )
+    kind = scheduler.config.get("prediction_type")
+    if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "v_prediction", "sample"):
+        raise unknown
+    alpha = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
+    x, y = sample.float(), model_output.float()
+    if kind == "epsilon":
+        y = (x - (1 - alpha).sqrt() * y) / alpha.sqrt()
+    elif kind == "v_prediction":
+        y = alpha.sqrt() * x - (1 - alpha).sqrt() * y
+    return y.to(sample.dtype)
 
 
 def _keeps_original(config: Any) -> bool:
@@ -164,8 +181,8 @@ class _Watch:
 
     predicted: Tensor | None = None
 
-    def __init__(self, pipe: Any, record: Record, early: EarlyExit, kwargs: dict[str, Any]) -> None:
-        self._pipe, self._record, self._early, self._kwargs = pipe, record, early, kwargs
+    def __init__(self, pipe: Any, record: Record, early: EarlyExit, arguments: dict[str, Any]) -> None:
+        self._pipe, self._record, self._early, self._arguments = pipe, record, early, arguments
         guard = record.attachment.guard
         threshold = early.threshold if early.threshold is not None else (guard.policy.threshold + 1) / 2
         self._policy = replace(guard.policy, threshold=threshold, per_label={}, batch="each")
@@ -186,14 +203,17 @@ class _Watch:
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Look, if it is time to, and stop if every item is beyond doubt."""
-        total = len(self._pipe.scheduler.timesteps)
+        total = getattr(self._pipe, "num_timesteps", None) or len(self._pipe.scheduler.timesteps)
         first = max(0, round(self._early.after * total) - 1)
         last = step >= total - 1
         if self.predicted is None or self._record.aborted or last or step < first or (step - first) % self._early.every:
             return
+        if not bool(self.predicted.isfinite().all()):
+            return  # the full check flags what comes of it
         seen = read_images(self._preview(self.predicted), value_range=(-1, 1), clamp=True, alpha=False)
         verdicts = self._policy.decide(self._record.attachment.guard.classify(seen))
-        if all(verdict.flagged for verdict in verdicts):
+        # A preview that overflows says nothing about the image.
+        if all(verdict.flagged and verdict.reason != "non_finite" for verdict in verdicts):
             self._record.aborted = True
             self._record.aborted_at = step + 1
             self._pipe._interrupt = True
@@ -207,7 +227,7 @@ class _Watch:
             return predicted  # a pipeline in pixel space
         latents = self._unpacked(predicted)
         if hasattr(preview, "decode"):
-            image = preview.decode(latents.to(preview.dtype), return_dict=False)[0]
+            image = preview.decode(latents.to(preview.device, preview.dtype), return_dict=False)[0]
             return image[:, :, 0] if image.ndim == 5 else image
         short = min(latents.shape[-2:])
         if short > _PREVIEW:
@@ -229,14 +249,12 @@ class _Watch:
         channels = getattr(getattr(pipe.vae, "config", None), "latent_channels", None) or getattr(
             getattr(pipe.vae, "config", None), "z_dim", None
         )
-        if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
+        unpack = getattr(pipe, "_unpack_latents", None)
+        wanted = ["latents", "height", "width", "vae_scale_factor"]
+        if latents.ndim == 3 and unpack is not None and list(inspect.signature(unpack).parameters) == wanted:
+            rows, columns = _grid(latents.shape[1], self._arguments.get("height"), self._arguments.get("width"))
             scale = pipe.vae_scale_factor
-            default = getattr(pipe, "default_sample_size", 0) * scale
-            height = self._kwargs.get("height") or default
-            width = self._kwargs.get("width") or default
-            accepted = inspect.signature(pipe._unpack_latents).parameters
-            if list(accepted) == ["latents", "height", "width", "vae_scale_factor"]:
-                latents = pipe._unpack_latents(latents, height, width, scale)
+            latents = unpack(latents, rows * 2 * scale, columns * 2 * scale, scale)
         if latents.ndim == 5 and channels is not None and latents.shape[1] == channels:
             return latents[:, :, :1]
         if latents.ndim == 4 and (channels is None or latents.shape[1] == channels):
@@ -261,7 +279,13 @@ class _Watch:
             latents = latents * std / (config.get("scaling_factor") or 1.0) + mean
         else:
             latents = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
-        image = vae.decode(latents, return_dict=False)[0]
+        dtype = vae.dtype
+        if dtype == torch.float16 and config.get("force_upcast"):  # it overflows; as its own pipelines do
+            vae.to(torch.float32)
+            image = vae.decode(latents.float(), return_dict=False)[0]
+            vae.to(dtype)
+        else:
+            image = vae.decode(latents, return_dict=False)[0]
         return image[:, :, 0] if image.ndim == 5 else image
 
 
@@ -281,6 +305,13 @@ class _Callback(PipelineCallback):
         return dict(callback_kwargs)
 
     callback_fn = __call__
+
+
+def _grid(tokens: int, height: int | None, width: int | None) -> tuple[int, int]:
+    """Rows and columns of packed latents: of all that multiply to their number, those of the nearest aspect ratio."""
+    aspect = math.log(height / width) if height and width else 0.0
+    pairs = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
+    return min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1]) - aspect))
 
 
 def _with_ones(latents: Tensor) -> Tensor:

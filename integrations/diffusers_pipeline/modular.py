@@ -25,7 +25,8 @@ class GuardedModularPipeline:
         call = super().__call__  # type: ignore[misc]
         attachment = self._nsfw_guard
         wanted = [output] if isinstance(output, str) else list(output or [])
-        if attachment.settings.latents == "raise" and ("latents" in wanted or kwargs.get("output_type") == "latent"):
+        given = kwargs.get("output_type", getattr(state, "values", {}).get("output_type"))
+        if attachment.settings.latents == "raise" and ("latents" in wanted or given == "latent"):
             raise SettingError(
                 f"{type(self).__name__} is asked for latents, which the guard cannot look at. Ask for its images or "
                 'videos; or, if another guarded pipeline decodes them, attach(pipe, guard, latents="allow").'
@@ -34,15 +35,16 @@ class GuardedModularPipeline:
         found: list[Passed] = []
         with recording(record):
             state = call(state, None, **kwargs)
-            for name, clips in OUTPUTS.items():
+            for name, clips in OUTPUTS.items() if given != "latent" else ():
                 if state.values.get(name) is not None:
                     state.values[name], passed = look(state.values[name], record, clips=clips)
                     found += passed
             report(found, record)
         flags = [entry.verdict.flagged for entry in found]
-        if any(flags) and attachment.settings.latents == "raise":
+        if attachment.settings.latents == "raise" and (any(flags) or not found):
+            # They would show what was redacted; and where nothing was decoded, what nobody has looked at.
             for name, value in state.values.items():
-                if name.startswith("latent") and isinstance(value, Tensor):
+                if "latent" in name and isinstance(value, (Tensor, list, tuple)):
                     state.values[name] = None
         state.set("nsfw_content_detected", flags)
         state.set("verdicts", [entry.verdict for entry in found])

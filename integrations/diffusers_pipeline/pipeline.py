@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import OrderedDict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nsfw_guard.errors import SettingError
@@ -17,8 +19,10 @@ from nsfw_guard.errors import SettingError
 from . import table
 from .checks import check_any, check_images
 from .early import watching
+from .processors import funnel, is_processor
 from .record import Passed, Record, current_record, recording
 from .settings import Attachment
+from .swap import is_guarded_object
 
 # Where outputs keep their pictures. What else there is (sound, text, embeddings, cameras) is none.
 _IMAGE_FIELDS = ("images", "image", "rgb", "depth")
@@ -39,14 +43,13 @@ class GuardedPipeline:
         outer = current_record()
         if outer is not None and outer.attachment is attachment and outer.pipe is not self:
             return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
-        if _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self)):
-            if attachment.settings.latents == "raise":
-                raise SettingError(
-                    f'output_type="latent" of {type(self).__name__} returns latents, which the guard cannot look at. '
-                    'Decode here: output_type="pil"; or, if the next pipeline decodes them and is guarded itself (base '
-                    'and refiner), attach(pipe, guard, latents="allow").'
-                )
-            return call(*args, **kwargs)
+        latents = _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self))
+        if latents and attachment.settings.latents == "raise":
+            raise SettingError(
+                f'output_type="latent" of {type(self).__name__} returns latents, which the guard cannot look at. '
+                'Decode here: output_type="pil"; or, if the next pipeline decodes them and is guarded itself (base and '
+                'refiner), attach(pipe, guard, latents="allow").'
+            )
         mechanism = table.mechanism_of(type(self))
         record = Record(attachment, device_of(self), pipe=self, quantises=mechanism == "cosmos")
         try:
@@ -54,13 +57,26 @@ class GuardedPipeline:
                 stack.enter_context(recording(record))
                 if mechanism == "slot, inline":
                     stack.enter_context(attachment.guard.register_forward_hook(_note))
-                if (early := attachment.settings.early) is not None:
-                    kwargs = stack.enter_context(watching(self, record, early, kwargs))
-                return finish(self, call(*args, **kwargs), record)
+                if (early := attachment.settings.early) is not None and not latents:
+                    args, kwargs = stack.enter_context(watching(self, call, record, early, args, kwargs))
+                return finish(self, call(*args, **kwargs), record, latents=latents)
         except BaseException:
             # The call did not come to the line where it lets go of what it has on the device.
-            getattr(self, "maybe_free_model_hooks", lambda: None)()
+            with suppress(Exception):
+                getattr(self, "maybe_free_model_hooks", lambda: None)()
             raise
+
+    def __copy__(self) -> Any:
+        """A copy with an attachment and processors of its own, so that to detach one does not touch the other."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._nsfw_guard = replace(self._nsfw_guard, replaced=dict(self._nsfw_guard.replaced))
+        for name, value in self.__dict__.items():
+            if is_processor(value):
+                part = twin.__dict__[name] = copy.deepcopy(value, {id(self._nsfw_guard): twin._nsfw_guard})
+                if is_guarded_object(funnel(part)):
+                    funnel(part).__dict__["_nsfw_guard"] = twin._nsfw_guard
+        return twin
 
     def numpy_to_pil(self, images: Any) -> Any:
         """Make pictures of arrays ``[B, H, W, C]`` in [0, 1]: the last step of pipelines that finish images by hand."""
@@ -101,46 +117,66 @@ class GuardedSlot:
         return (image, flags, None)[: table.slot_values(type(self))]
 
 
-def finish(pipe: Any, output: Any, record: Record) -> Any:
+def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> Any:
     """The backstop: find every image of an output among what has passed, check what is not there, add the verdicts.
 
     Args:
         pipe: The pipeline, which says how its output is to be read.
         output: What its call returned.
         record: Of the call.
+        latents: Whether latents were asked for, and may be returned: tensors are these, anything else is images.
 
     Returns:
-        The output, of the same type; a tuple of the same length.
+        The output; a tuple of the same length.
 
     Raises:
         ImageError: Something that cannot be checked.
     """
+    cls = type(pipe)
     found: list[Passed] = []
 
     def seen(images: Any, *, clips: bool) -> Any:
-        if images is None:
-            return None
+        if images is None or (latents and isinstance(images, Tensor)):
+            return images
         if isinstance(images, tuple):  # LDM3D: pictures and their depth
             return tuple(seen(part, clips=clips) for part in images)
-        images, passed = look(images, record, clips=clips, signed=table.returns_signed(type(pipe)))
+        images, passed = look(images, record, clips=clips, signed=table.returns_signed(cls))
         if not clips:  # an image that a video pipeline made as a clip of one frame
             passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
-        found.extend(entry for entry in passed if not any(entry is other for other in found))
+        if not all(any(entry is other for other in found) for entry in passed):
+            found.extend(passed)
         return images
 
+    known = table.mechanism(cls.__name__) is not None
     if isinstance(output, OrderedDict):
-        for name in (*_IMAGE_FIELDS, *_CLIP_FIELDS):
-            given = output.get(name)
-            checked = seen(given, clips=name in _CLIP_FIELDS)
-            if checked is not given:
-                output[name] = checked
+        for name in list(output):
+            given = output[name]
+            if name in (*_IMAGE_FIELDS, *_CLIP_FIELDS) or _shows_something(given, arrays=not known):
+                checked = seen(given, clips=name in _CLIP_FIELDS)
+                if checked is not given:
+                    output[name] = checked
+    elif isinstance(output, tuple):
+        first = seen(output[0], clips=table.makes_clips(cls))
+        rest = (seen(part, clips=False) if _shows_something(part, arrays=not known) else part for part in output[1:])
+        output = (first, *rest)
     else:
-        clips = table.makes_clips(type(pipe))
-        whole = isinstance(output, tuple)
-        checked = seen(output[0] if whole else output, clips=clips)
-        output = (checked, *output[1:]) if whole else checked
+        output = seen(output, clips=table.makes_clips(cls))
+    if latents and not found:
+        return output
     report(found, record)
-    return _with_verdicts(type(pipe), output, found, record.attachment)
+    return _with_verdicts(cls, output, found, record.attachment)
+
+
+def _shows_something(value: Any, *, arrays: bool) -> bool:
+    """Whether a part of an output that is not known to hold images does: pictures, or arrays that look like some."""
+    if isinstance(value, Image.Image):
+        return True
+    if isinstance(value, (list, tuple)):
+        return bool(value) and _shows_something(value[0], arrays=arrays)
+    if not arrays or not isinstance(value, (Tensor, np.ndarray)) or value.ndim not in (3, 4, 5):
+        return False
+    channels, *sides = value.shape[-3:] if isinstance(value, Tensor) else (value.shape[-1], *value.shape[-3:-1])
+    return channels == 3 and min(sides) >= 8
 
 
 def look(images: Any, record: Record, *, clips: bool, signed: bool = False) -> tuple[Any, list[Passed]]:
@@ -186,10 +222,11 @@ def _with_verdicts(cls: type, output: Any, found: list[Passed], attachment: Atta
             output.frame_verdicts = [list(entry.frames or ()) for entry in found]  # type: ignore[attr-defined]
     elif isinstance(output, tuple):
         items = list(output)
-        if (table.mechanism_of(cls) or "").startswith("slot") and len(items) > 1:
+        in_place = len(items) > 1 and (items[1] is None or all(isinstance(flag, bool) for flag in items[1]))
+        if in_place and (table.mechanism_of(cls) or "").startswith("slot"):
             items[1] = flags
-        if hide and cls.__name__ in table.LATENTS_IN_TUPLE:
-            items[table.LATENTS_IN_TUPLE[cls.__name__]] = None
+        if hide and (place := table.latents_in_tuple(cls)) is not None:
+            items[place] = None
         output = tuple(items)
     return output
 
@@ -207,4 +244,5 @@ def _asks_for_latents(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     except TypeError:
         return False  # the call itself will say what is wrong with its arguments
     bound.apply_defaults()
-    return bound.arguments.get("output_type") == "latent"
+    # In the arguments, or among those that a class of a user's own hands on.
+    return bound.arguments.get("output_type", kwargs.get("output_type")) in ("latent", "latents")

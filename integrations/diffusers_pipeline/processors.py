@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,17 @@ from .settings import Attachment
 def is_processor(value: Any) -> bool:
     """Whether an object finishes images or videos as diffusers' processors do."""
     return not isinstance(value, (type, torch.nn.Module)) and bool(mixins_for(value))
+
+
+def parts_of(pipe: Any) -> Iterator[Any]:
+    """The processors of a pipeline; of one that wraps another, the inner one."""
+    yield from (funnel(value) for value in list(vars(pipe).values()) if is_processor(value))
+
+
+def funnel(processor: Any) -> Any:
+    """The processor itself, or the one that it wraps: what the outer one pastes on top has not been looked at."""
+    inner = getattr(processor, "_image_processor", None)
+    return inner if is_processor(inner) else processor
 
 
 def mixins_for(processor: Any) -> tuple[type, ...]:
@@ -47,7 +59,9 @@ class _Guarded:
     def _finish(self, record: Record, passed: list[Passed], finish: Any) -> Any:
         with finishing():
             output = finish()
-        record.add(output, passed)
+        # What a processor of somebody else's makes of it is looked at again at the end.
+        if type(self)._unguarded.__module__.startswith("diffusers."):  # type: ignore[attr-defined]
+            record.add(output, passed)
         return output
 
     def _record(self) -> Record | None:
@@ -61,7 +75,9 @@ class _Guarded:
 
     def _range(self, do_denormalize: list[bool] | None, count: int) -> tuple[int, int]:
         """The range of what is handed in: what will be denormalised is in [-1, 1]."""
-        wanted = set(do_denormalize or [bool(getattr(self.config, "do_normalize", True))] * max(count, 1))
+        if do_denormalize is None or not count:
+            do_denormalize = [bool(getattr(self.config, "do_normalize", True))]
+        wanted = {bool(value) for value in do_denormalize}
         if len(wanted) != 1:
             raise ImageError(
                 "Some of the images handed to postprocess are in [-1, 1] and some in [0, 1], and the guard has seen "

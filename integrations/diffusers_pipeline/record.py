@@ -86,13 +86,17 @@ class Record:
         Returns:
             One entry per item; or ``None`` if any of them is not, bit by bit, what has passed.
         """
-        arrays = [(array, passed) for array, state, passed in self._arrays if _state(array) == state]
-        for array, passed in arrays:
-            if array is images:
+        for array, state, passed in self._arrays:
+            if array is images and _state(array) == state:
                 return passed
         items = [images] if clips and _is_one_clip(images) else split(images)
-        found = [self._find_item(item, arrays) for item in items]
-        return None if any(entry is None for entry in found) else [entry for entry in found if entry is not None]
+        found: list[Passed] = []
+        for item in items:
+            entry = self._find_item(item, found)
+            if entry is None:
+                return None
+            found.append(entry)
+        return found
 
     def find_quantised(self, video: Tensor, value_range: tuple[int, int]) -> list[Passed] | None:
         """Look up clips ``[B, C, F, H, W]`` that passed as an array and come back rounded to 8 bits."""
@@ -106,19 +110,24 @@ class Record:
                 return passed
         return None
 
-    def _find_item(self, item: Any, arrays: list[tuple[Any, list[Passed]]]) -> Passed | None:
+    def _find_item(self, item: Any, taken: list[Passed]) -> Passed | None:
+        """The entry of an item; of several that are equal, one that is not taken yet."""
         if isinstance(item, Image.Image):
             _, state, entry = self._pictures.get(id(item), (None, None, None))
             return entry if entry is not None and _state(item) == state else None
         if isinstance(item, list):
-            return _together([self._find_item(part, arrays) for part in item])
-        for array, passed in arrays:
-            if type(array) is not type(item):
+            return _together([self._find_item(part, []) for part in item])
+        equal: list[Passed] = []
+        for array, state, passed in self._arrays:
+            alike = type(array) is type(item) and item.shape in (array.shape[1:], array.shape[2:])
+            if not alike or _state(array) != state:
                 continue
             for part, entry in zip(array, passed, strict=True):
-                if _equal(part, item) or (part.ndim > item.ndim and any(_equal(frame, item) for frame in part)):
-                    return entry
-        return _together([self._find_item(part, arrays) for part in item]) if _rank(item) >= 4 else None
+                if any(_equal(frame, item) for frame in (part if part.ndim > item.ndim else [part])):
+                    equal.append(entry)
+        if equal:
+            return next((entry for entry in equal if not any(entry is other for other in taken)), equal[0])
+        return _together([self._find_item(part, []) for part in item]) if _rank(item) >= 4 else None
 
 
 def _together(parts: list[Passed | None]) -> Passed | None:
@@ -126,13 +135,14 @@ def _together(parts: list[Passed | None]) -> Passed | None:
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):
         return None
-    if all(part is known[0] for part in known) and known[0].frames is not None:
+    if known[0].frames is not None and len(known[0].frames) == len(known) and all(p is known[0] for p in known):
         return known[0]
-    originals = [part.original for part in known if part.original is not None]
+    distinct = list({id(part): part for part in known}.values())
+    originals = [part.original for part in distinct if part.original is not None]
     return Passed(
         worst([part.verdict for part in known]),
         frames=tuple(part.verdict for part in known),
-        original=torch.stack(originals) if originals else None,
+        original=torch.cat([o if o.ndim == 4 else o[None] for o in originals]) if originals else None,
     )
 
 
@@ -189,8 +199,15 @@ def split(images: Any) -> list[Any]:
 def _state(output: Any) -> int:
     """What changes when an object is written to in place: a tensor's count of writes, else a checksum."""
     if isinstance(output, Tensor):
-        return 0 if output.is_inference() else output._version
-    return zlib.crc32(output.tobytes())
+        if not output.is_inference():
+            return output._version
+        output = output.contiguous().view(torch.uint8).cpu().numpy()
+    if isinstance(output, Image.Image):
+        return zlib.crc32(output.tobytes())
+    total = 0
+    for part in output:  # one at a time: clips are large
+        total = zlib.crc32(np.ascontiguousarray(part).data, total)
+    return total
 
 
 def _rank(item: Any) -> int:

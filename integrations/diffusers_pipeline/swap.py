@@ -27,7 +27,7 @@ def release_object(target: Any) -> None:
 
 def is_guarded_object(target: Any) -> bool:
     """Whether an object's class was changed."""
-    return "_unguarded" in vars(type(target))
+    return "_unguarded" in vars(type(target)) and "_nsfw_guard" in vars(target)
 
 
 @functools.cache
@@ -36,6 +36,7 @@ def _guarded_class(cls: type, mixins: tuple[type, ...]) -> type:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
+        "__new__": _unguarded_instance,
         "__reduce_ex__": _reduce,
         "_unguarded": cls,
         "_mixins": mixins,
@@ -53,6 +54,11 @@ def _with_signature_of(original: Any, method: Any) -> Any:
     return __call__
 
 
+def _unguarded_instance(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """What ``type(pipe)(...)`` and ``type(pipe).from_pretrained(...)`` make: nobody has attached to that one yet."""
+    return cls._unguarded(*args, **kwargs)
+
+
 def _reduce(self: Any, protocol: Any) -> Any:
     """Pickle by the class that can be found by its name."""
     rebuild, arguments, *state = type(self)._unguarded.__reduce_ex__(self, protocol)
@@ -63,4 +69,4 @@ def _reduce(self: Any, protocol: Any) -> Any:
 
 def _rebuild(cls: Any, mixins: tuple[type, ...]) -> Any:
     guarded: Any = _guarded_class(cls, mixins)
-    return guarded.__new__(guarded)
+    return object.__new__(guarded)

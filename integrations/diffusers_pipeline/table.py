@@ -184,6 +184,11 @@ def works_on_pixels(cls: type) -> bool:
     return any(base.__name__ == "PRXPixelPipeline" for base in cls.__mro__)
 
 
+def latents_in_tuple(cls: type) -> int | None:
+    """Where in the tuple that the class returns latents come along, if they do."""
+    return next((LATENTS_IN_TUPLE[base.__name__] for base in cls.__mro__ if base.__name__ in LATENTS_IN_TUPLE), None)
+
+
 def makes_clips(cls: type) -> bool:
     """Whether the class returns clips."""
     return mechanism_of(cls) in ("video processor", "cosmos")
