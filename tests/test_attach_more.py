@@ -377,6 +377,14 @@ def test_layers_are_seen_alone_and_on_what_lies_below(demo, kind):
         torch.testing.assert_close(colors, redact(layers()[index, :3], demo.redaction), rtol=0, atol=1e-5)
 
 
+def test_a_white_shape_that_only_alpha_has(demo):
+    """It does not show on white."""
+    layer = torch.ones(1, 4, 128, 128)
+    layer[0, 3] = 1 - draw("triangle", "red", "white")[1]  # green: little in red, much in white
+    _, passed = check_images(layer, Record(Attachment(demo, Settings()), None), value_range=(0, 1))
+    assert passed[0].verdict.flagged
+
+
 def test_what_only_one_look_at_a_layer_shows(demo):
     """The test above would prove nothing if one of the looks saw both triangles."""
     flags = {alpha: [v.flagged for v in demo.check(layers() if alpha else layers()[:, :3])] for alpha in (True, False)}

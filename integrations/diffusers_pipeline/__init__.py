@@ -8,6 +8,8 @@ end, whatever the call returns and the record does not know is looked at before 
 
 from typing import TYPE_CHECKING, Any
 
+from nsfw_guard.errors import SettingError
+
 from .attach import attach, detach, is_guarded
 from .early import EarlyExit
 
@@ -19,7 +21,10 @@ __all__ = ["EarlyExit", "NsfwGuardBlock", "attach", "detach", "is_guarded"]
 
 def __getattr__(name: str) -> Any:
     if name == "NsfwGuardBlock":  # older releases of diffusers have no blocks
-        from .block import NsfwGuardBlock
+        try:
+            from .block import NsfwGuardBlock
+        except ImportError as error:
+            raise SettingError(f"NsfwGuardBlock needs a diffusers with modular pipelines ({error}).") from error
 
         return NsfwGuardBlock
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

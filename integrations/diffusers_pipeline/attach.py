@@ -103,6 +103,8 @@ def detach(pipe: Any) -> Any:
         return pipe
     _release_pipeline(pipe, attachment)
     for name, (component, entry) in attachment.replaced.items():
+        if name == "feature_extractor" and _has_ip_adapter(pipe):
+            continue  # the adapter took it for the pipeline's own
         setattr(pipe, name, component)
         pipe.register_to_config(**{name: entry})
     return pipe
@@ -121,6 +123,11 @@ def is_guarded(pipe: Any) -> bool:
         "slot, inline",
     )
     return slot_works and isinstance(getattr(pipe, "safety_checker", None), NsfwGuard)
+
+
+def _has_ip_adapter(pipe: Any) -> bool:
+    projection = getattr(getattr(pipe, "unet", None), "encoder_hid_proj", None)
+    return hasattr(projection, "image_projection_layers")
 
 
 def _refuse_what_makes_no_image(pipe: Any) -> None:
@@ -166,7 +173,10 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
     if table.mechanism_of(type(pipe)) == "cosmos" and pipe.safety_checker is not None:
         del wanted["safety_checker"]  # it reads prompts too, which no image classifier can stand in for
     elif "feature_extractor" in pipe.components and pipe.feature_extractor is None:
-        wanted["feature_extractor"] = CLIPImageProcessor()  # constructors insist on one beside a checker
+        tower = getattr(pipe, "image_encoder", None)  # an IP-Adapter will use it too
+        side = tower.config.image_size if tower is not None else 224
+        # Constructors insist on one beside a checker.
+        wanted["feature_extractor"] = CLIPImageProcessor(size=side, crop_size=side)
     for name, component in wanted.items():
         if getattr(pipe, name) is not component:
             attachment.replaced[name] = (getattr(pipe, name), pipe.config[name])

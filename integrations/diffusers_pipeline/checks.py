@@ -52,10 +52,11 @@ def check_images(
     else:
         verdicts = guard.policy.decide(_scores(images, record, value_range))
         if layers and _layered(images):
-            # A layer is seen alone and on what lies below it: neither its colours under full transparency nor a shape
-            # that is only in its alpha may slip past.
-            seen = guard.policy.decide(_scores(images, record, value_range, alpha=True))
-            verdicts = [worst([one, other]) for one, other in zip(verdicts, seen, strict=True)]
+            # A layer is seen alone, on white and on black: neither its colours under full transparency nor a shape that
+            # is only in its alpha may slip past.
+            on_white = guard.policy.decide(_scores(images, record, value_range, alpha=True))
+            on_black = guard.policy.decide(_scores(_over_black(images, value_range), record, (0, 1)))
+            verdicts = [worst(list(seen)) for seen in zip(verdicts, on_white, on_black, strict=True)]
     if len(before) == len(verdicts):
         verdicts = [worst([one, other]) if one.flagged else other for one, other in zip(before, verdicts, strict=True)]
     elif any(verdict.flagged for verdict in before):
@@ -218,6 +219,13 @@ def _scores(images: Any, record: Record, value_range: tuple[int, int], *, alpha:
         else:
             guard._place(device)
     return guard.classify(_read(images, value_range, alpha=alpha))
+
+
+def _over_black(images: Any, value_range: tuple[int, int]) -> Tensor:
+    """Layers ``[B, 4, H, W]`` or ``[B, H, W, 4]`` on black, ``[B, 3, H, W]`` in [0, 1]."""
+    layers = images if isinstance(images, Tensor) else torch.from_numpy(images).movedim(-1, 1)
+    layers = layers.float() if value_range == (0, 1) else layers.float() / 2 + 0.5
+    return layers[:, :3] * layers[:, 3:].clamp(0, 1)
 
 
 def _layered(images: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nsfw_guard.errors import ImageError
 
 from .checks import check_clip, check_images
-from .record import Passed, Record, current_record, finishing, is_finishing
+from .record import Passed, Record, current_record, finishing, is_finishing, merged
 from .settings import Attachment
 
 
@@ -52,6 +52,8 @@ class _Guarded:
         if passed is None:
             checked = [check_clip(clip.movedim(0, 1), record, value_range=value_range) for clip in video]
             passed = [entry for _, entry in checked]
+            if record.quantises and len(record.passed) == len(passed):  # the pipeline's own checker changed something
+                passed = [merged(one, other) for one, other in zip(record.passed, passed, strict=True)]
             if any(entry.verdict.flagged for entry in passed):
                 video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
         return self._finish(record, passed, lambda: finish(video, output_type, **kwargs))

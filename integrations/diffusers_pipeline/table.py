@@ -2,7 +2,8 @@
 
 `attach` finds slots and processors by looking at the pipeline itself, so that a class that is not here is guarded too.
 The table is for what cannot be seen from outside, and for the audit: `nsfw-guard coverage` compares it with the
-installed diffusers, and a test fails when a release brings a class that nobody has classified. Made for diffusers 0.42.
+installed diffusers, and a test fails when a release brings a class that nobody has classified. Made for diffusers
+0.42, with what 0.32 had besides.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ MECHANISMS = {
 
 _TABLE = {
     "slot": """
+        StableDiffusionKDiffusionPipeline
         AltDiffusionImg2ImgPipeline AltDiffusionPipeline CycleDiffusionPipeline HunyuanDiTControlNetPipeline
         HunyuanDiTPAGPipeline HunyuanDiTPipeline LEditsPPPipelineStableDiffusion
         LatentConsistencyModelImg2ImgPipeline LatentConsistencyModelPipeline PaintByExamplePipeline
@@ -52,6 +54,7 @@ _TABLE = {
         Cosmos2_5_TransferPipeline Cosmos3OmniPipeline CosmosTextToWorldPipeline CosmosVideoToWorldPipeline
     """,
     "image processor": """
+        LuminaText2ImgPipeline StableDiffusionXLKDiffusionPipeline
         AmusedImg2ImgPipeline AmusedInpaintPipeline AmusedPipeline AuraFlowPipeline BlipDiffusionControlNetPipeline
         BlipDiffusionPipeline BriaFibo2Pipeline BriaFiboEditPipeline BriaFiboPipeline BriaPipeline
         ChromaImg2ImgPipeline ChromaInpaintPipeline ChromaPipeline CogView3PlusPipeline CogView4ControlPipeline
