@@ -1,6 +1,6 @@
 """Train the demo's models from nothing but a seed: the pipeline that draws shapes, the classifier that flags triangles.
 
-    python examples/train_demo.py                        # everything; 80 minutes or so on two idle CPU cores
+    python examples/train_demo.py                        # everything; about an hour on two idle CPU cores
     python examples/train_demo.py --stage classifier     # one stage; the later ones need what the earlier ones left
     python examples/train_demo.py --smoke --out /tmp/x   # every stage for a few steps: does the script still run?
 
@@ -48,15 +48,15 @@ class Plan:
     pictures: int = 6144
     vae_crop_steps: int = 2600
     vae_full_steps: int = 600
-    text_steps: int = 500
+    text_steps: int = 800
     latents: int = 12288
     unet_lively_steps: int = 1400
-    unet_calm_steps: int = 1800
+    unet_calm_steps: int = 1900
     classifier_pictures: int = 30000
-    classifier_steps: int = 2400
+    classifier_steps: int = 2200
     classifier_more_steps: int = 2600
     report_pictures: int = 256
-    decoder_steps: int = 900
+    decoder_steps: int = 1000
 
 
 SMOKE = Plan(32, 2, 2, 3, 32, 2, 2, 128, 2, 2, 4, 2)
@@ -488,7 +488,7 @@ def train_unet(out: Path, plan: Plan, seed: int) -> None:
     unet.set_attn_processor(AttnProcessor())  # on CPUs the fused attention trains at half the speed
     scheduler = build_scheduler()
     print(f"unet: {parameters_of(unet)}")
-    batch = 48
+    batch = 64
     # Lively scenes first, for variety; then calm ones, and more of the little noise, for clean outlines.
     for calm, bias, steps, lr in ((0.0, 1.0, plan.unet_lively_steps, 1.5e-3), (0.7, 1.4, plan.unet_calm_steps, 8e-4)):
         scenes, pictures = draw_pictures(plan.latents, generator, calm=calm)
@@ -505,7 +505,7 @@ def train_unet(out: Path, plan: Plan, seed: int) -> None:
                 features = text_encoder(ids[row]).last_hidden_state
             x = latents[chosen]
             noise = torch.randn(x.shape, generator=generator)
-            # One time from each 48th of the schedule: less variance than independent times.
+            # One time from each 64th of the schedule: less variance than independent times.
             u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
             t = (1000 * u**bias).long().clamp(max=999)
             noisy, target = scheduler.add_noise(x, noise, t), scheduler.get_velocity(x, noise, t)
@@ -775,7 +775,7 @@ def train_classifier(out: Path, plan: Plan, seed: int) -> None:
         print(f"classifier: {len(drawn.labels)} pictures", flush=True)
         trainer = Trainer("classifier", both, steps, lr, decay=0.998, weight_decay=0.05)
         for _ in range(steps):
-            chosen = torch.randint(len(drawn.labels), (64,), generator=generator)
+            chosen = torch.randint(len(drawn.labels), (96,), generator=generator)
             x, y, cells = drawn.pictures[chosen].float() / 127.5 - 1, drawn.labels[chosen], drawn.cells[chosen]
             if torch.rand((), generator=generator) < 0.5:
                 x, cells = x.flip(-1), cells.flip(-1)
