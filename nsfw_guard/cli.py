@@ -213,11 +213,11 @@ def coverage(
     """Print how the pipeline classes of the installed diffusers are guarded. Exit code 1: one is not classified."""
     with _failing_as_2():
         try:
-            from .integrations.diffusers_pipeline.coverage import installed_pipelines
-            from .integrations.diffusers_pipeline.table import MECHANISMS, mechanism
+            from .integrations.diffusers_pipeline.coverage import coverage as found_in_diffusers
+            from .integrations.diffusers_pipeline.table import MECHANISMS
         except ImportError as error:
             raise SettingError(f"This needs diffusers: pip install 'nsfw-guard[diffusers]' ({error}).") from error
-        found = {name: mechanism(name) or "unclassified" for name in installed_pipelines()}
+        found = found_in_diffusers()
     unclassified = [name for name, how in found.items() if how == "unclassified"]
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")

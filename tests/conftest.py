@@ -37,6 +37,15 @@ def demo():
     return NsfwGuard("demo", dtype="float32")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny networks are so small that threads cost more than they bring; on a busy machine fifty times more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def own_demo():
     """A demo guard of one's own, whose settings may be changed."""

@@ -17,12 +17,7 @@ from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
 UNSAFE, SAFE = "a red triangle on a blue background", "a large green circle on a white background"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

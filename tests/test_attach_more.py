@@ -31,12 +31,7 @@ NOBODY = Policy(threshold=1.0)
 PROMPTS = ["a cat", "two dogs", "zebras"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -110,13 +110,7 @@ def scores(verdicts):
     return [verdict.score for verdict in verdicts]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """These networks are so small that threads cost more than they bring; on a busy machine fifty times more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

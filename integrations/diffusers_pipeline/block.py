@@ -80,8 +80,7 @@ class NsfwGuardBlock(ModularPipelineBlocks):  # type: ignore[misc]
                 found += passed
         if not found:
             raise SettingError("The block found no images or videos; put it behind the block that decodes.")
-        report(found, record)
-        block.nsfw_content_detected = [entry.verdict.flagged for entry in found]
-        block.verdicts = [entry.verdict for entry in found]
+        said = report(found, record)
+        block.nsfw_content_detected, block.verdicts = said["nsfw_content_detected"], said["verdicts"]
         self.set_block_state(state, block)
         return components, state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -139,11 +139,16 @@ def _frame_verdicts(clip: Any, record: Record, value_range: tuple[int, int]) -> 
 def _decide(clip: Any, indices: list[int], record: Record, value_range: tuple[int, int]) -> list[Verdict]:
     guard = record.attachment.guard
     verdicts: list[Verdict] = []
-    for start in range(0, len(indices), CHUNK):
-        some = indices[start : start + CHUNK]
-        frames = [clip[i] for i in some] if isinstance(clip, list) else clip[some]
+    for _, frames in _chunks(clip, indices):
         verdicts += guard.policy.decide(_scores(frames, record, value_range))
     return verdicts
+
+
+def _chunks(clip: Any, indices: list[int]) -> Iterator[tuple[list[int], Any]]:
+    """Some frames of a clip at a time, with their indices."""
+    for start in range(0, len(indices), CHUNK):
+        some = indices[start : start + CHUNK]
+        yield some, [clip[i] for i in some] if isinstance(clip, list) else clip[some]
 
 
 def _runs(verdicts: list[Verdict | None], min_run: int) -> set[int]:
@@ -177,10 +182,7 @@ def _redacted_frames(clip: Any, verdicts: dict[int, Verdict], guard: NsfwGuard, 
     if guard.redaction.kind == "none" or not verdicts:
         return clip
     copy = list(clip) if isinstance(clip, list) else clip.copy() if isinstance(clip, np.ndarray) else clip.clone()
-    indices = sorted(verdicts)
-    for start in range(0, len(indices), CHUNK):
-        some = indices[start : start + CHUNK]
-        frames = [clip[i] for i in some] if isinstance(clip, list) else clip[some]
+    for some, frames in _chunks(clip, sorted(verdicts)):
         done = _redacted(frames, [verdicts[i] for i in some], guard, value_range)
         for index, frame in zip(some, done, strict=True):
             copy[index] = frame
@@ -199,9 +201,7 @@ def _redacted(
     if guard.redaction.kind == "none":
         moved = written_range is not None and written_range != value_range
         return denormalize_flagged(images, [verdict.flagged for verdict in verdicts]) if moved else images
-    batch = read_images(
-        images, value_range=value_range, clamp=True, alpha=False, written_range=written_range or value_range
-    )
+    batch = _read(images, value_range, written_range=written_range)
     redacted = redact_flagged(batch, verdicts, guard.redaction)
     done = batch.replace(redacted)
     if layers and _layered(images):
@@ -235,8 +235,10 @@ def _layered(images: Any) -> bool:
     return isinstance(images, np.ndarray) and images.shape[-1] == 4
 
 
-def _read(images: Any, value_range: tuple[int, int], *, alpha: bool = False) -> ImageBatch:
-    return read_images(images, value_range=value_range, clamp=True, alpha=alpha)
+def _read(
+    images: Any, value_range: tuple[int, int], *, alpha: bool = False, written_range: tuple[int, int] | None = None
+) -> ImageBatch:
+    return read_images(images, value_range=value_range, clamp=True, alpha=alpha, written_range=written_range)
 
 
 def check_any(

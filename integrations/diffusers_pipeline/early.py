@@ -215,7 +215,6 @@ class _Watch:
         # A preview that overflows says nothing about the image.
         if all(verdict.flagged and verdict.reason != "non_finite" for verdict in verdicts):
             self._record.aborted = True
-            self._record.aborted_at = step + 1
             self._pipe._interrupt = True
 
     def _preview(self, predicted: Tensor) -> Any:

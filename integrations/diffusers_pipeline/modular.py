@@ -39,15 +39,12 @@ class GuardedModularPipeline:
                 if state.values.get(name) is not None:
                     state.values[name], passed = look(state.values[name], record, clips=clips)
                     found += passed
-            report(found, record)
-        flags = [entry.verdict.flagged for entry in found]
-        if attachment.settings.latents == "raise" and (any(flags) or not found):
+            said = report(found, record)
+        if attachment.settings.latents == "raise" and (any(said["nsfw_content_detected"]) or not found):
             # They would show what was redacted; and where nothing was decoded, what nobody has looked at.
             for name, value in state.values.items():
                 if "latent" in name and isinstance(value, (Tensor, list, tuple)):
                     state.values[name] = None
-        state.set("nsfw_content_detected", flags)
-        state.set("verdicts", [entry.verdict for entry in found])
-        if any(entry.frames is not None for entry in found):
-            state.set("frame_verdicts", [list(entry.frames or ()) for entry in found])
+        for name, value in said.items():
+            state.set(name, value)
         return state if output is None else state.get(output)

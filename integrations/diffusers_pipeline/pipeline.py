@@ -19,10 +19,9 @@ from nsfw_guard.errors import SettingError
 from . import table
 from .checks import check_any, check_images
 from .early import watching
-from .processors import funnel, is_processor
-from .record import Passed, Record, current_record, recording
+from .processors import is_processor
+from .record import Passed, Record, current_record, record_of, recording
 from .settings import Attachment
-from .swap import is_guarded_object
 
 # Where outputs keep their pictures. What else there is (sound, text, embeddings, cameras) is none.
 _IMAGE_FIELDS = ("images", "image", "rgb", "depth")
@@ -40,8 +39,8 @@ class GuardedPipeline:
         """Run the pipeline; see its own class for the arguments."""
         call = super().__call__  # type: ignore[misc]
         attachment = self._nsfw_guard
-        outer = current_record()
-        if outer is not None and outer.attachment is attachment and outer.pipe is not self:
+        outer = record_of(attachment)
+        if outer is not None and outer.pipe is not self:
             return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
         latents = _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self))
         if latents and attachment.settings.latents == "raise":
@@ -73,16 +72,14 @@ class GuardedPipeline:
         twin._nsfw_guard = replace(self._nsfw_guard, replaced=dict(self._nsfw_guard.replaced))
         for name, value in self.__dict__.items():
             if is_processor(value):
-                part = twin.__dict__[name] = copy.deepcopy(value, {id(self._nsfw_guard): twin._nsfw_guard})
-                if is_guarded_object(funnel(part)):
-                    funnel(part).__dict__["_nsfw_guard"] = twin._nsfw_guard
+                twin.__dict__[name] = copy.deepcopy(value, {id(self._nsfw_guard): twin._nsfw_guard})
         return twin
 
     def numpy_to_pil(self, images: Any) -> Any:
         """Make pictures of arrays ``[B, H, W, C]`` in [0, 1]: the last step of pipelines that finish images by hand."""
         make = super().numpy_to_pil  # type: ignore[misc]
-        record = current_record()
-        if record is None or record.attachment is not self._nsfw_guard or not isinstance(images, np.ndarray):
+        record = record_of(self._nsfw_guard)
+        if record is None or not isinstance(images, np.ndarray):
             return make(images)
         if images.ndim == 3:
             images = images[None]
@@ -107,9 +104,7 @@ class GuardedSlot:
         Returns:
             What the pipeline unpacks: images, flags, and ``None`` for the families of three values.
         """
-        record = current_record()
-        if record is None or record.attachment is not self._nsfw_guard:
-            record = Record(self._nsfw_guard, None)
+        record = record_of(self._nsfw_guard) or Record(self._nsfw_guard, None)
         value_range = (-1, 1) if isinstance(image, Tensor) else (0, 1)
         image, passed = check_images(image, record, value_range=value_range, written_range=(0, 1), layers=False)
         record.add(image, passed)
@@ -163,8 +158,7 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
         output = seen(output, clips=table.makes_clips(cls))
     if latents and not found:
         return output
-    report(found, record)
-    return _with_verdicts(cls, output, found, record.attachment)
+    return _with_verdicts(cls, output, report(found, record), record.attachment)
 
 
 def _shows_something(value: Any, *, arrays: bool) -> bool:
@@ -193,13 +187,24 @@ def look(images: Any, record: Record, *, clips: bool, signed: bool = False) -> t
     return check_any(images, record, clips=clips, value_range=value_range, before=before)
 
 
-def report(found: list[Passed], record: Record) -> None:
-    """Tell the guard and the caller's own function what was decided; before anything is returned."""
+def report(found: list[Passed], record: Record) -> dict[str, list[Any]]:
+    """Tell the guard and the caller's own function what was decided, before anything is returned.
+
+    Returns:
+        What an output says of it: ``nsfw_content_detected``, ``verdicts`` and, if there are clips, ``frame_verdicts``.
+    """
     verdicts = [entry.verdict for entry in found]
     record.attachment.guard._remember(verdicts)
     if record.attachment.settings.on_verdicts is not None:
         originals = {i: entry.original for i, entry in enumerate(found) if entry.original is not None}
         record.attachment.settings.on_verdicts(verdicts, originals)
+    said: dict[str, list[Any]] = {
+        "nsfw_content_detected": [verdict.flagged for verdict in verdicts],
+        "verdicts": verdicts,
+    }
+    if any(entry.frames is not None for entry in found):
+        said["frame_verdicts"] = [list(entry.frames or ()) for entry in found]
+    return said
 
 
 def device_of(pipe: Any) -> torch.device | None:
@@ -208,8 +213,8 @@ def device_of(pipe: Any) -> torch.device | None:
     return torch.device(device) if device is not None and torch.device(device).type != "meta" else None
 
 
-def _with_verdicts(cls: type, output: Any, found: list[Passed], attachment: Attachment) -> Any:
-    flags = [entry.verdict.flagged for entry in found]
+def _with_verdicts(cls: type, output: Any, said: dict[str, list[Any]], attachment: Attachment) -> Any:
+    flags = said["nsfw_content_detected"]
     hide = any(flags) and attachment.settings.latents == "raise"
     if isinstance(output, OrderedDict):
         for name in ("nsfw_content_detected", *(["nsfw_detected"] if "nsfw_detected" in vars(output) else [])):
@@ -217,9 +222,8 @@ def _with_verdicts(cls: type, output: Any, found: list[Passed], attachment: Atta
         for name in _LATENT_FIELDS if hide else ():
             if output.get(name) is not None:
                 output[name] = None
-        output.verdicts = [entry.verdict for entry in found]  # type: ignore[attr-defined]
-        if any(entry.frames is not None for entry in found):
-            output.frame_verdicts = [list(entry.frames or ()) for entry in found]  # type: ignore[attr-defined]
+        for name in said.keys() - {"nsfw_content_detected"}:  # attributes, so that to_tuple keeps its length
+            setattr(output, name, said[name])
     elif isinstance(output, tuple):
         items = list(output)
         in_place = len(items) > 1 and (items[1] is None or all(isinstance(flag, bool) for flag in items[1]))

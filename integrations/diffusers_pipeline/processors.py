@@ -11,7 +11,7 @@ from torch import Tensor
 from nsfw_guard.errors import ImageError
 
 from .checks import check_clip, check_images
-from .record import Passed, Record, current_record, finishing, is_finishing, merged
+from .record import Passed, Record, finishing, is_finishing, merged, record_of
 from .settings import Attachment
 
 
@@ -70,10 +70,7 @@ class _Guarded:
         """The record of the call, or one of our own outside of any; ``None`` inside of what was looked at already."""
         if is_finishing():
             return None
-        record = current_record()
-        if record is None or record.attachment is not self._nsfw_guard:
-            return Record(self._nsfw_guard, None)
-        return record
+        return record_of(self._nsfw_guard) or Record(self._nsfw_guard, None)
 
     def _range(self, do_denormalize: list[bool] | None, count: int) -> tuple[int, int]:
         """The range of what is handed in: what will be denormalised is in [-1, 1]."""

@@ -53,7 +53,6 @@ class Record:
         self.pipe = pipe
         self.quantises = quantises
         self.aborted = False
-        self.aborted_at: int | None = None
         self.passed: list[Passed] = []
         self._arrays: list[tuple[Any, int, list[Passed]]] = []
         # By the pictures' ids, which are theirs for as long as they are kept.
@@ -102,25 +101,16 @@ class Record:
         """Look up clips ``[B, C, F, H, W]`` that passed as an array and come back rounded to 8 bits."""
         if not self.quantises:
             return None
-        scale = 1 if value_range == (0, 1) else 2
-        arrays = video.movedim(1, -1).float().cpu().numpy() / scale + (1 - 1 / scale)
-        for output, _, passed in self._arrays:
-            same = isinstance(output, np.ndarray) and output.shape == arrays.shape
-            if same and np.abs(output - arrays).max() < 1.01 / 255:
-                return passed
-        return None
+        video = video.float() if value_range == (0, 1) else video.float() / 2 + 0.5
+        arrays = video.movedim(1, -1).cpu().numpy()
+        return next((passed for output, _, passed in self._arrays if _rounds_to(output, arrays)), None)
 
     def _find_rounded(self, clip: Any) -> Passed | None:
         """Look up a clip that passed and comes back rounded to 8 bits, in the form in which it passed."""
         known = [(part, entry) for array, _, passed in self._arrays for part, entry in zip(array, passed, strict=True)]
         for entry in self.passed:
             known.append(([picture for picture, _, owner in self._pictures.values() if owner is entry], entry))
-        for part, entry in known:
-            if type(part) is type(clip):
-                one, other = _levels(part), _levels(clip)
-                if one.shape == other.shape and np.abs(one - other).max() < 1.01 / 255:
-                    return entry
-        return None
+        return next((entry for part, entry in known if _rounds_to(part, clip)), None)
 
     def _find_item(self, item: Any, taken: list[Passed]) -> Passed | None:
         """The entry of an item; of several that are equal, one that is not taken yet."""
@@ -181,6 +171,12 @@ def current_record() -> Record | None:
     return _current.get()
 
 
+def record_of(attachment: Attachment) -> Record | None:
+    """The current record, if it is of a call that this attachment guards."""
+    record = current_record()
+    return record if record is not None and record.attachment is attachment else None
+
+
 @contextmanager
 def recording(record: Record | None) -> Iterator[None]:
     """Make this the current record, until the end of the block."""
@@ -230,6 +226,14 @@ def _state(output: Any) -> int:
     for part in output:  # one at a time: clips are large
         total = zlib.crc32(np.ascontiguousarray(part).data, total)
     return total
+
+
+def _rounds_to(one: Any, other: Any) -> bool:
+    """Whether two clips, or arrays of them, are of one kind and differ by no more than 8 bits can hold."""
+    if type(one) is not type(other):
+        return False
+    one, other = _levels(one), _levels(other)
+    return one.shape == other.shape and bool(np.abs(one - other).max() < 1.01 / 255)
 
 
 def _levels(clip: Any) -> Any:

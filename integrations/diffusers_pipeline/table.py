@@ -8,6 +8,8 @@ installed diffusers, and a test fails when a release brings a class that nobody 
 
 from __future__ import annotations
 
+from typing import Any
+
 # What the mechanisms are, in the order of the table.
 MECHANISMS = {
     "slot": "the pipeline's own run_safety_checker, on the tensor or array that it is given",
@@ -169,7 +171,8 @@ def mechanism(name: str) -> str | None:
 
 def mechanism_of(cls: type) -> str | None:
     """Return the mechanism for a class: its own entry, or that of the nearest class that it descends from."""
-    return next((found for base in cls.__mro__ if (found := mechanism(base.__name__)) is not None), None)
+    found: str | None = _entry_of(cls, _MECHANISM_OF)
+    return found
 
 
 def slot_values(cls: type) -> int:
@@ -189,9 +192,14 @@ def works_on_pixels(cls: type) -> bool:
 
 def latents_in_tuple(cls: type) -> int | None:
     """Where in the tuple that the class returns latents come along, if they do."""
-    return next((LATENTS_IN_TUPLE[base.__name__] for base in cls.__mro__ if base.__name__ in LATENTS_IN_TUPLE), None)
+    place: int | None = _entry_of(cls, LATENTS_IN_TUPLE)
+    return place
 
 
 def makes_clips(cls: type) -> bool:
     """Whether the class returns clips."""
     return mechanism_of(cls) in ("video processor", "cosmos")
+
+
+def _entry_of(cls: type, entries: dict[str, Any]) -> Any:
+    return next((entries[base.__name__] for base in cls.__mro__ if base.__name__ in entries), None)
