@@ -24,6 +24,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
+from outputs import EVERYBODY, NOBODY
 from PIL import Image
 from pipelines import hand, images, slots, videos
 from transformers import CLIPImageProcessor
@@ -32,8 +33,6 @@ from nsfw_guard import GuardError, ImageError, NsfwGuard, Policy, Redaction, Set
 from nsfw_guard.redact import redact
 
 CPU = torch.device("cpu")
-EVERYBODY = Policy(threshold=0.0)
-NOBODY = Policy(threshold=1.0)
 PROMPTS = ["a cat", "two dogs", "zebras"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nsfw_guard.integrations.diffusers_pipeline.checks import CHUNK, check_clip
+from nsfw_guard.integrations.diffusers_pipeline.clips import CHUNK, check_clip
 from nsfw_guard.integrations.diffusers_pipeline.record import Record
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from PIL import Image

@@ -221,7 +221,10 @@ def test_the_originals_of_a_stopped_generation_are_handed_over_too(drawing, own_
 STOPPABLE = {
     **{name: slots.CASES[name] for name in ("stable_diffusion", "pag")},
     **{name: images.CASES[name] for name in ("sdxl", "sd3", "flux", "qwen_image", "pixart_sigma", "sana", "lumina2")},
-    **{name: videos.CASES[name] for name in ("animatediff", "wan", "hunyuan_video", "cosmos_text_to_world")},
+    **{
+        name: videos.CASES[name]
+        for name in ("animatediff", "wan", "hunyuan_video", "cosmos_text_to_world", "cogvideox", "ltx")
+    },
 }
 
 
@@ -233,7 +236,7 @@ def test_previews_of_many_families(name, guard):
         attach(pipe, guard, early=EarlyExit(every=1, after=0.0, threshold=0.0))
     except SettingError as error:
         assert "cannot be stopped early" in str(error)
-        assert name in ("lumina2", "pixart_sigma", "sana"), error
+        assert name in ("lumina2", "pixart_sigma", "sana", "ltx"), error
         return
     out = case.run(pipe, "np")
     assert [verdict.reason for verdict in out.verdicts] == ["early"] * len(out.verdicts)
@@ -258,9 +261,12 @@ def test_a_preview_of_the_users_own_and_a_tiny_vae(guard):
 
 
 def test_latents_of_an_unknown_form_are_an_error_that_says_what_to_pass(guard):
-    case = videos.CASES["cogvideox"]  # frames before channels
+    case = videos.CASES["ltx"]  # packed, and not as most are
+    with pytest.raises(SettingError, match="stopped early by preview='vae': how it packs its latents.*Pass preview="):
+        attach(case.build(), guard, early=EarlyExit())
+    case = videos.CASES["cosmos3_omni"]  # nothing tells before the call
     pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0))
-    with pytest.raises(SettingError, match="in a form that EarlyExit cannot decode; pass preview="):
+    with pytest.raises(SettingError, match="in a form that EarlyExit cannot decode. Pass preview="):
         case.run(pipe)
 
 

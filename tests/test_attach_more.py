@@ -18,16 +18,14 @@ from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarde
 from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
 from nsfw_guard.integrations.diffusers_pipeline.record import Record
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
-from PIL import Image
+from outputs import EVERYBODY, NOBODY, between, identical, pixels, scores_of
 from pipelines import images, slots, videos
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from nsfw_guard import NsfwGuard, Policy, Redaction
+from nsfw_guard import NsfwGuard, Redaction
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import redact
 
-EVERYBODY = Policy(threshold=0.0)
-NOBODY = Policy(threshold=1.0)
 PROMPTS = ["a cat", "two dogs", "zebras"]
 
 
@@ -53,30 +51,6 @@ def classified(guard, monkeypatch):
 
     monkeypatch.setattr(type(guard.classifier), "score", counting)
     return counts
-
-
-def between(scores):
-    """A policy that flags some of these and not the others."""
-    scores = sorted(scores)
-    low, high = max(zip(scores, scores[1:], strict=False), key=lambda pair: pair[1] - pair[0])
-    assert high - low > 1e-3, "the tiny models must tell these apart"
-    return Policy(threshold=(low + high) / 2)
-
-
-def scores_of(verdicts):
-    return [verdict.score for verdict in verdicts]
-
-
-def identical(one, other):
-    assert type(one) is type(other)
-    return np.array_equal(np.asarray(one), np.asarray(other))
-
-
-def pixels(image):
-    """[3, H, W] in [0, 1]."""
-    if isinstance(image, Image.Image):
-        image = np.asarray(image).astype(np.float32) / 255
-    return torch.from_numpy(image).movedim(-1, 0) if isinstance(image, np.ndarray) else image.float()
 
 
 def assert_guarded(out, shown, plain, guard, *, off=1e-5):
@@ -133,7 +107,7 @@ def test_onnx(onnx, guard, classified, output_type, prepared):
         plain = run_onnx(onnx, output_type)
         assert plain.nsfw_content_detected is None
         attach(onnx, guard)
-        guard.policy = between(scores_of(run_onnx(onnx, output_type).verdicts))
+        guard.policy = between(run_onnx(onnx, output_type).verdicts)
         classified.clear()
         out = run_onnx(onnx, output_type)
         assert classified == [1, 1, 1]
@@ -224,7 +198,7 @@ def test_an_ip_adapter(guard, order, given):
         assert load_adapter(pipe).feature_extractor is supplied
     else:
         attach(load_adapter(pipe), guard)
-    guard.policy = between(scores_of(run_adapter(pipe, **GIVEN[given]).verdicts))
+    guard.policy = between(run_adapter(pipe, **GIVEN[given]).verdicts)
     out = run_adapter(pipe, **GIVEN[given])
     assert_guarded(out, out.images, plain.images, guard)
     pipe.set_ip_adapter_scale(0.0)
@@ -255,7 +229,7 @@ def test_ldm3d(guard, classified, channels):
     """Depth shows the shape of what was flagged. (Of "pt" it makes nothing, and "pil" fails in diffusers.)"""
     pipe = attach(pipelines.stable_diffusion_ldm3d(channels=channels), guard)
     case = slots.CASES["stable_diffusion"]
-    guard.policy = between(scores_of(case.run(pipe, "np").verdicts))
+    guard.policy = between(case.run(pipe, "np").verdicts)
     plain = case.run(pipelines.stable_diffusion_ldm3d(channels=channels), "np")
     classified.clear()
     out = case.run(pipe, "np")
@@ -315,7 +289,7 @@ def test_two_pipelines_in_two_threads(tiny_folder, guard, kinds, guards):
         return out, own.last_verdicts
 
     if guards == "one guard":
-        guard.policy = between([verdict.score for job in jobs for verdict in run(job)[0].verdicts])
+        guard.policy = between([verdict for job in jobs for verdict in run(job)[0].verdicts])
     alone = [run(job)[0] for job in jobs]
     flags = [out.nsfw_content_detected for out in alone]
     if guards == "one guard":
@@ -414,7 +388,7 @@ def frame_verdicts(out):
 def guarded_cosmos(case, guard, **methods):
     """A guarded pipeline with its own checker, and a policy that flags some of its frames."""
     pipe = attach(with_own_checker(case), guard, min_run=1)
-    guard.policy = between([verdict.score for clip in frame_verdicts(case.run(pipe, "np")) for verdict in clip])
+    guard.policy = between([verdict for clip in frame_verdicts(case.run(pipe, "np")) for verdict in clip])
     detach(pipe)
     return attach(with_own_checker(case, **methods), guard, min_run=1)
 
@@ -428,7 +402,7 @@ def test_cosmos_keeps_its_own_checker(guard, name):
     assert not is_guarded(pipe)
     assert attach(pipe, guard, min_run=1).safety_checker is checker
     assert is_guarded(pipe)
-    guard.policy = between([verdict.score for clip in frame_verdicts(case.run(pipe, "np")) for verdict in clip])
+    guard.policy = between([verdict for clip in frame_verdicts(case.run(pipe, "np")) for verdict in clip])
     plain = clips_of(case.run(case.build(), "np"), case)
     checker.texts.clear()
     checker.clips.clear()
@@ -499,7 +473,7 @@ def test_cosmos_1_with_the_guard_in_its_slot(guard):
     case = videos.CASES["cosmos_text_to_world"]
     plain = case.run(case.build(), "np").frames
     frames = (plain * 255).round().astype(np.uint8).reshape(-1, *plain.shape[2:])
-    guard.policy = between(scores_of(guard.check(frames)))
+    guard.policy = between(guard.check(frames))
     flags = [verdict.flagged for verdict in guard.check(frames)]
     pipe = videos.cosmos_text_to_world(safety_checker=guard)
     assert pipe.safety_checker is guard

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
-import torch
-from nsfw_guard.integrations.diffusers_pipeline import attach, is_guarded
+from nsfw_guard.integrations.diffusers_pipeline import attach, is_guarded, table
+from outputs import NOBODY, identical, pixels
 from PIL import Image
 from pipelines import hand, images, modular, slots, videos
 from pipelines.case import Case
@@ -21,7 +20,6 @@ from nsfw_guard.redact import redact
 
 CASES = {**slots.CASES, **images.CASES, **hand.CASES, **videos.CASES, **modular.CASES}
 
-NOBODY = Policy(threshold=1.0)
 # Their clips are rounded to 8 bits between the check and the output, with any checker in the slot.
 QUANTISED = ("cosmos_text_to_world", "cosmos2_text_to_image")
 # Layers, or light beyond 1: what a redacted pixel must be is tested apart.
@@ -56,32 +54,18 @@ def gap(two):
     return two[1] - two[0]
 
 
-def items(out, case):
+def items(out, pair, kind):
     """What a call returned, item by item: images, clips, or the layers of one picture."""
-    value = getattr(out, case.field)
-    return [value] if case.field == "video" else list(value)  # Cosmos 3: one clip without a batch
+    value = getattr(out, pair.case.field)
+    if kind == "pt" and table.returns_decoded(type(pair.bare)):
+        value = value.movedim(1, 2)
+    return [value] if pair.case.field == "video" else list(value)  # Cosmos 3: one clip without a batch
 
 
 def frames(item, verdict, several):
     """The parts of an item that have verdicts of their own, with them."""
     parts = [item] if several is None else list(item)
     return list(zip(parts, several or [verdict], strict=True))
-
-
-def identical(one, other):
-    if isinstance(one, list):
-        return len(one) == len(other) and all(identical(a, b) for a, b in zip(one, other, strict=True))
-    assert type(one) is type(other)
-    return np.array_equal(np.asarray(one), np.asarray(other))
-
-
-def pixels(image):
-    """[3, H, W] in [0, 1]; of tensors in [-1, 1] too."""
-    if isinstance(image, Image.Image):
-        image = np.asarray(image).astype(np.float32) / 255
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image).movedim(-1, 0)
-    return image.float()
 
 
 def output_types(case):
@@ -91,7 +75,7 @@ def output_types(case):
 def test_flagged_items_are_redacted_and_the_others_are_bit_identical(pair):
     for kind in output_types(pair.case):
         out = pair.case.run(pair.guarded, kind)
-        given, bare = items(out, pair.case), items(pair.case.run(pair.bare, kind), pair.case)
+        given, bare = items(out, pair, kind), items(pair.case.run(pair.bare, kind), pair, kind)
         assert len(given) == len(bare) == len(out.verdicts)
         assert out.nsfw_content_detected == [verdict.flagged for verdict in out.verdicts]
         assert any(out.nsfw_content_detected)
@@ -115,9 +99,9 @@ def test_flagged_items_are_redacted_and_the_others_are_bit_identical(pair):
 
 def signed(pair, kind, image):
     """In [0, 1]: the "pt" of some families is in [-1, 1] and not clamped."""
-    from nsfw_guard.integrations.diffusers_pipeline import table
-
-    return (image / 2 + 0.5).clamp(0, 1) if kind == "pt" and table.returns_signed(type(pair.bare)) else image
+    cls = type(pair.bare)
+    in_both_signs = kind == "pt" and (table.returns_signed(cls) or table.returns_decoded(cls))
+    return (image / 2 + 0.5).clamp(0, 1) if in_both_signs else image
 
 
 def test_no_more_pil_conversions_than_without_a_guard(pair, monkeypatch):

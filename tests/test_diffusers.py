@@ -27,6 +27,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.hooks import apply_group_offloading
+from outputs import EVERYBODY, NOBODY, between, identical, pixels, scores_of
 from PIL import Image
 
 from nsfw_guard import NsfwGuard, Policy, Redaction
@@ -35,8 +36,6 @@ from nsfw_guard.redact import redact
 
 PROMPTS = ["a cat", "two dogs", "zebras"]
 CPU = torch.device("cpu")
-NOBODY = Policy(threshold=1.0)
-EVERYBODY = Policy(threshold=0.0)
 SOURCE = (
     torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(7)).repeat_interleave(8, 2).repeat_interleave(8, 3)
 )
@@ -74,40 +73,11 @@ def handed_over(guard):
         handle.remove()
 
 
-def between(verdicts):
-    """A policy that flags some of these images and not the others."""
-    scores = sorted(verdict.score for verdict in verdicts)
-    low, high = max(zip(scores, scores[1:], strict=False), key=lambda pair: pair[1] - pair[0])
-    assert high - low > 1e-3, "the tiny models must tell these images apart"
-    return Policy(threshold=(low + high) / 2)
-
-
 def contract(image):
     """One image that the guard was handed, as [3, H, W] in [0, 1]: denormalised and clamped as diffusers does."""
     if isinstance(image, np.ndarray):
         return torch.from_numpy(image).movedim(-1, 0)[:3]
     return (image[:3].float() / 2 + 0.5).clamp(0, 1)
-
-
-def pixels(image):
-    """An image that a pipeline returned, as [3, H, W] in [0, 1]."""
-    if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 255
-    return torch.from_numpy(image).movedim(-1, 0) if isinstance(image, np.ndarray) else image.float()
-
-
-def identical(one, other):
-    """Bit-identical, and of the same kind."""
-    assert type(one) is type(other)
-    return np.array_equal(np.asarray(one), np.asarray(other))
-
-
-def same_images(one, other):
-    return len(one) == len(other) and all(identical(a, b) for a, b in zip(one, other, strict=True))
-
-
-def scores(verdicts):
-    return [verdict.score for verdict in verdicts]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -193,7 +163,7 @@ def test_a_guard_that_only_reports_changes_no_pixel(guard, name, output_type):
     out = generate(getattr(pipelines, name)(guard), output_type, **SLOTS[name])
     without = generate(getattr(pipelines, name)(), output_type, **SLOTS[name])
     assert out.nsfw_content_detected == [True] * 3
-    assert same_images(out.images, without.images)
+    assert identical(out.images, without.images)
 
 
 def test_the_pipelines_own_tensor_is_not_written_to(guard):
@@ -304,7 +274,7 @@ def test_every_way_into_the_slot(way, guard, bare_folder, expected):
     assert pipe.components["safety_checker"] is guard
     out = generate(pipe)
     assert out.nsfw_content_detected == expected.flags
-    assert same_images(out.images, expected.images)
+    assert identical(out.images, expected.images)
 
 
 def test_a_slot_without_a_feature_extractor(guard):
@@ -404,8 +374,8 @@ def test_offloaded_pipelines(guard, tmp_path, name, offload):
     for _ in range(2):  # the hooks of model offload are taken off and put on again after every call
         out = generate(pipe, **more)
         assert out.nsfw_content_detected == wanted.nsfw_content_detected
-        assert same_images(out.images, wanted.images)
-        assert scores(guard.check(SOURCE)) == pytest.approx(scores(verdicts), abs=1e-5)
+        assert identical(out.images, wanted.images)
+        assert scores_of(guard.check(SOURCE)) == pytest.approx(scores_of(verdicts), abs=1e-5)
 
 
 def _blockwise(guard, folder):
@@ -473,13 +443,13 @@ CALLS = {
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_call_works_under_offload_hooks(guard, tmp_path, hook, call):
     """Hooks sit on ``forward``; ``check`` and ``apply`` do not go through it, and each may be the first call."""
-    wanted = scores(guard.check(SOURCE))
+    wanted = scores_of(guard.check(SOURCE))
     attach, left_on = HOOKS[hook]
     attach(guard, tmp_path)
     assert is_hooked(guard)
     for _ in range(2):
         assert {weights.device.type for weights in guard.parameters()} == {left_on}
-        assert scores(CALLS[call](guard, SOURCE)) == pytest.approx(wanted, abs=1e-5)
+        assert scores_of(CALLS[call](guard, SOURCE)) == pytest.approx(wanted, abs=1e-5)
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------
@@ -508,7 +478,7 @@ def test_a_compiled_guard(guard, expected, backend, how):
     assert [type(flag) for flag in out.nsfw_content_detected] == [bool] * 3
     for image, wanted in zip(out.images, expected.images, strict=True):
         torch.testing.assert_close(pixels(image), pixels(wanted), rtol=0, atol=1 / 255)
-    assert scores(guard.last_verdicts) == pytest.approx(scores(checker.last_verdicts))
+    assert scores_of(guard.last_verdicts) == pytest.approx(scores_of(checker.last_verdicts))
     assert len(guard.check(SOURCE[:2])) == 2  # another batch size
 
 
@@ -556,7 +526,7 @@ def test_a_deep_copy_of_a_pipeline(guard, expected):
     assert twin.safety_checker is not guard
     out = generate(twin)
     assert out.nsfw_content_detected == expected.flags
-    assert same_images(out.images, expected.images)
+    assert identical(out.images, expected.images)
     assert guard.last_verdicts is None
 
 
@@ -584,7 +554,7 @@ def test_two_pipelines_share_a_guard_from_two_threads(guard):
     for index, (wanted, verdicts) in enumerate(alone):
         runs, read = found[index]
         assert len(read) == len(jobs[index]["prompts"])
-        assert scores(read) == pytest.approx(scores(verdicts), abs=1e-5)
+        assert scores_of(read) == pytest.approx(scores_of(verdicts), abs=1e-5)
         for run in runs:
             assert run.nsfw_content_detected == wanted.nsfw_content_detected
             for image, other in zip(run.images, wanted.images, strict=True):
@@ -667,7 +637,7 @@ def test_a_saved_pipeline_has_its_guard_in_a_fresh_process(reloaded, name):
     card, saved_card = wanted.pop("card"), found["settings"].pop("card")
     assert saved_card.split("source=")[0] == card.split("source=")[0]
     assert found["settings"] == wanted
-    assert found["scores"] == pytest.approx(scores(reloaded.guard.check(SOURCE)), abs=1e-6)
+    assert found["scores"] == pytest.approx(scores_of(reloaded.guard.check(SOURCE)), abs=1e-6)
 
 
 def test_a_reloaded_pipeline_redacts_as_before(reloaded):
@@ -676,7 +646,7 @@ def test_a_reloaded_pipeline_redacts_as_before(reloaded):
     assert after.safety_checker is not reloaded.guard
     out = generate(after)
     assert out.nsfw_content_detected == before.nsfw_content_detected
-    assert same_images(out.images, before.images)
+    assert identical(out.images, before.images)
 
 
 def test_a_reloaded_pipeline_can_leave_its_guard_out_or_take_another(reloaded, guard):
@@ -729,7 +699,7 @@ def test_the_guards_own_save_and_load(tiny_folder, tmp_path, redaction):
         assert getattr(twin.redaction, name) == getattr(guard.redaction, name)
     assert twin.policy.per_label == {"nsfw": 0.5, "normal": 1.0}
     wanted, result = guard.apply(SOURCE), twin.apply(SOURCE)
-    assert scores(result.verdicts) == pytest.approx(scores(wanted.verdicts), abs=1e-6)
+    assert scores_of(result.verdicts) == pytest.approx(scores_of(wanted.verdicts), abs=1e-6)
     assert torch.equal(result.images, wanted.images)
 
 

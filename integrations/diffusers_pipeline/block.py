@@ -10,7 +10,7 @@ from diffusers.modular_pipelines import ComponentSpec, InputParam, OutputParam
 from nsfw_guard.errors import SettingError
 from nsfw_guard.guard import NsfwGuard
 
-from .checks import check_any
+from .finished import check_any
 from .modular import OUTPUTS
 from .pipeline import device_of, report
 from .record import Passed, Record

@@ -17,8 +17,9 @@ from torch import Tensor
 from nsfw_guard.errors import SettingError
 
 from . import table
-from .checks import check_any, check_images
+from .checks import check_images
 from .early import watching
+from .finished import check_any
 from .processors import is_processor
 from .record import Passed, Record, current_record, record_of, recording
 from .settings import Attachment
@@ -135,7 +136,11 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
             return images
         if isinstance(images, tuple):  # LDM3D: pictures and their depth
             return tuple(seen(part, clips=clips) for part in images)
-        images, passed = look(images, record, clips=clips, signed=table.returns_signed(cls))
+        decoded = isinstance(images, Tensor) and images.ndim == 5 and table.returns_decoded(cls)
+        shown = images.movedim(1, 2) if decoded else images
+        checked, passed = look(shown, record, clips=clips, signed=decoded or table.returns_signed(cls))
+        if checked is not shown:
+            images = checked.movedim(1, 2) if decoded else checked
         if not clips:  # an image that a video pipeline made as a clip of one frame
             passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
         if not all(any(entry is other for other in found) for entry in passed):

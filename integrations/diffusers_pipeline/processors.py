@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nsfw_guard.errors import ImageError
 
-from .checks import check_clip, check_images
+from .checks import check_images
+from .clips import check_clip
 from .record import Passed, Record, finishing, is_finishing, merged, record_of
 from .settings import Attachment
 

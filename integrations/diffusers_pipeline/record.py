@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ def merged(before: Passed, after: Passed) -> Passed:
     return Passed(worst([before.verdict, after.verdict]), frames, torch.cat(originals) if originals else None)
 
 
-def worst(verdicts: list[Verdict]) -> Verdict:
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict that a whole goes by: flagged before unflagged, then the highest score."""
     return max(verdicts, key=lambda verdict: (verdict.flagged, verdict.score))
 

@@ -8,6 +8,7 @@ installed diffusers, and a test fails when a release brings a class that nobody 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 # What the mechanisms are, in the order of the table.
@@ -160,6 +161,16 @@ KandinskyV22Pipeline PRXPipeline PRXPixelPipeline
 """
 _SIGNED = frozenset(_SIGNED_NAMES.split())
 
+# Their output_type="pt" is the decoder's own, [B, C, F, H, W] in [-1, 1], past the video processor.
+_DECODED = frozenset({"LTXI2VLongMultiPromptPipeline"})
+
+# Their latents are [B, F, C, h, w].
+_FRAMES_FIRST_NAMES = """
+CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline
+ConsisIDPipeline
+"""
+_FRAMES_FIRST = frozenset(_FRAMES_FIRST_NAMES.split())
+
 # Without return_dict, latents at this place of the tuple.
 LATENTS_IN_TUPLE = {"SanaWMPipeline": 2}
 
@@ -182,12 +193,22 @@ def slot_values(cls: type) -> int:
 
 def returns_signed(cls: type) -> bool:
     """Whether the class returns tensors in [-1, 1]."""
-    return any(base.__name__ in _SIGNED for base in cls.__mro__)
+    return _is_one_of(cls, _SIGNED)
+
+
+def returns_decoded(cls: type) -> bool:
+    """Whether the class returns tensors as its decoder makes them: clips ``[B, C, F, H, W]`` in [-1, 1]."""
+    return _is_one_of(cls, _DECODED)
+
+
+def frames_first(cls: type) -> bool:
+    """Whether the latents of the class have their frames before their channels."""
+    return _is_one_of(cls, _FRAMES_FIRST)
 
 
 def works_on_pixels(cls: type) -> bool:
     """Whether the "latents" of the class are its images."""
-    return any(base.__name__ == "PRXPixelPipeline" for base in cls.__mro__)
+    return _is_one_of(cls, {"PRXPixelPipeline"})
 
 
 def latents_in_tuple(cls: type) -> int | None:
@@ -199,6 +220,10 @@ def latents_in_tuple(cls: type) -> int | None:
 def makes_clips(cls: type) -> bool:
     """Whether the class returns clips."""
     return mechanism_of(cls) in ("video processor", "cosmos")
+
+
+def _is_one_of(cls: type, names: Collection[str]) -> bool:
+    return any(base.__name__ in names for base in cls.__mro__)
 
 
 def _entry_of(cls: type, entries: dict[str, Any]) -> Any:

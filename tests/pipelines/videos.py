@@ -202,6 +202,11 @@ def ltx() -> diffusers.LTXPipeline:
     )
 
 
+def ltx_long() -> diffusers.LTXI2VLongMultiPromptPipeline:
+    """Build the long LTX, whose tensors come as its decoder makes them: ``[B, C, F, H, W]`` in [-1, 1]."""
+    return _pipe(diffusers.LTXI2VLongMultiPromptPipeline, **ltx().components)
+
+
 def ltx2_hdr() -> diffusers.LTX2HDRPipeline:
     """Build LTX-2 HDR, whose clips are linear light from -0.02 to 55, with the channels last in tensors too.
 
@@ -427,6 +432,11 @@ CASES: dict[str, Case] = {
     "wan": Case(wan, _call(**_SHORT), "frames"),
     "cogvideox": Case(cogvideox, _call(num_frames=9, **_SHORT), "frames"),
     "ltx": Case(ltx, _call(**_SHORT), "frames"),
+    "ltx_long": Case(
+        ltx_long,
+        _call(prompt="a", temporal_tile_size=16, decode_horizontal_tiles=1, decode_vertical_tiles=1, **_SHORT),
+        "frames",
+    ),
     "ltx2_hdr": Case(
         ltx2_hdr,
         _call(prompt=None, connector_video_embeds=_noise(2, 8, 32), connector_audio_embeds=_noise(2, 8, 32)),
