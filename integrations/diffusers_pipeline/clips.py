@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError
 from nsfw_guard.guard import NsfwGuard
 from nsfw_guard.redact import FILLED_REASONS
@@ -39,7 +40,9 @@ def check_clip(
     count = len(clip)
     if not count:
         raise ImageError("The pipeline made a clip of no frames; expected at least 1.")
-    verdicts = _frame_verdicts(clip, record, value_range)
+    verdicts = decide_frames(
+        count, lambda indices: _decide(clip, indices, record, value_range), guard.policy, every=settings.every
+    )
     seen = [verdict for verdict in verdicts if verdict is not None]
     flagged_before = [verdict for verdict in before if verdict.flagged]
     verdict = worst([*seen, *flagged_before])
@@ -50,33 +53,11 @@ def check_clip(
             shown = (originals_of(clip[i : i + 1], [0], value_range)[0].cpu() for i in flagged or [0])
             originals = torch.stack(list(shown))
         whole = settings.video == "clip" or bool(flagged_before)
-        covered = set(range(count)) if whole else _runs(verdicts, settings.min_run)
+        runs = [(0, count)] if whole else frames_to_redact(verdicts, min_run=settings.min_run)
         others = verdict if verdict.reason in FILLED_REASONS else replace(verdict, reason="clip")
         why = [found if found is not None and found.flagged else others for found in verdicts]
-        clip = _redacted_frames(clip, {i: why[i] for i in covered}, guard, value_range)
+        clip = _redacted_frames(clip, {i: why[i] for run in runs for i in range(*run)}, guard, value_range)
     return clip, Passed(verdict, frames=tuple(verdicts), original=originals)
-
-
-def _frame_verdicts(clip: Any, record: Record, value_range: tuple[int, int]) -> list[Verdict | None]:
-    """One verdict per frame that was looked at.
-
-    Every n-th frame and the last one first. The frames between a flagged one and an unflagged one are looked at one by
-    one; those between two flagged ones need no look: they are redacted with them.
-    """
-    guard, every = record.attachment.guard, record.attachment.settings.every
-    count = len(clip)
-    indices = sorted({*range(0, count, every), count - 1})
-    found = dict(zip(indices, _decide(clip, indices, record, value_range), strict=True))
-    edges = [
-        index
-        for left, right in zip(indices, indices[1:], strict=False)
-        if found[left].flagged != found[right].flagged
-        for index in range(left + 1, right)
-    ]
-    found |= zip(edges, _decide(clip, edges, record, value_range), strict=True)
-    if guard.policy.batch == "any" and any(verdict.flagged for verdict in found.values()):
-        found = {i: v if v.flagged else replace(v, flagged=True, reason="batch") for i, v in found.items()}
-    return [found.get(index) for index in range(count)]
 
 
 def _decide(clip: Any, indices: list[int], record: Record, value_range: tuple[int, int]) -> list[Verdict]:
@@ -89,32 +70,6 @@ def _chunks(clip: Any, indices: list[int]) -> Iterator[tuple[list[int], Any]]:
     for start in range(0, len(indices), CHUNK):
         some = indices[start : start + CHUNK]
         yield some, [clip[i] for i in some] if isinstance(clip, list) else clip[some]
-
-
-def _runs(verdicts: list[Verdict | None], min_run: int) -> set[int]:
-    """The frames to redact: no run of them, and no gap between two, is shorter than ``min_run``, so nothing flickers.
-
-    A frame that was not looked at lies between two flagged ones, and goes with them, or between two others.
-    """
-    count = len(verdicts)
-    runs: list[tuple[int, int]] = []
-    for index, verdict in enumerate(verdicts):
-        if verdict is None or not verdict.flagged:
-            continue
-        if runs and all(between is None for between in verdicts[runs[-1][1] : index]):
-            runs[-1] = (runs[-1][0], index + 1)
-        else:
-            runs.append((index, index + 1))
-    merged: list[tuple[int, int]] = []
-    for start, stop in runs:
-        lacking = max(0, min_run - (stop - start))
-        start = max(0, min(start - lacking // 2, count - min_run))
-        stop = min(count, max(stop, start + min_run))
-        if merged and start - merged[-1][1] < min_run:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return {index for start, stop in merged for index in range(start, stop)}
 
 
 def _redacted_frames(clip: Any, verdicts: dict[int, Verdict], guard: NsfwGuard, value_range: tuple[int, int]) -> Any:

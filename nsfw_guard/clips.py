@@ -1,0 +1,72 @@
+"""Clips: which frames to look at, and which to redact so that nothing flickers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .policy import Policy
+from .verdict import Verdict
+
+
+def decide_frames(
+    count: int, decide: Callable[[list[int]], list[Verdict]], policy: Policy, *, every: int = 1
+) -> list[Verdict | None]:
+    """Look at every n-th frame of a clip and at the last one; then, one by one, at those next to a flagged one.
+
+    The frames between two flagged ones that were looked at need no look: they are redacted with them.
+
+    Args:
+        count: Of the frames, at least 1.
+        decide: Returns one verdict for each of some frames, by index.
+        policy: By which ``decide`` decides; with ``batch="any"``, one flagged frame flags all that were looked at.
+        every: Frames from one look to the next, at least 1.
+
+    Returns:
+        One verdict per frame; ``None`` for those that were not looked at.
+    """
+    indices = sorted({*range(0, count, every), count - 1})
+    found = dict(zip(indices, decide(indices), strict=True))
+    edges = [
+        index
+        for left, right in zip(indices, indices[1:], strict=False)
+        if found[left].flagged != found[right].flagged
+        for index in range(left + 1, right)
+    ]
+    found |= zip(edges, decide(edges), strict=True)
+    if policy.batch == "any" and any(verdict.flagged for verdict in found.values()):
+        found = {i: v if v.flagged else replace(v, flagged=True, reason="batch") for i, v in found.items()}
+    return [found.get(index) for index in range(count)]
+
+
+def frames_to_redact(verdicts: list[Verdict | None], *, min_run: int = 1) -> list[tuple[int, int]]:
+    """Choose runs of frames such that none, and no gap between two, is shorter than ``min_run``.
+
+    A frame that was not looked at lies between two flagged ones, and goes with them, or between two others.
+
+    Args:
+        verdicts: One per frame; ``None`` for those that were not looked at.
+        min_run: In frames, at least 1; the whole clip if that is shorter.
+
+    Returns:
+        The runs in order, each from its first frame to the one after its last.
+    """
+    count = len(verdicts)
+    runs: list[tuple[int, int]] = []
+    for index, verdict in enumerate(verdicts):
+        if verdict is None or not verdict.flagged:
+            continue
+        if runs and all(between is None for between in verdicts[runs[-1][1] : index]):
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    merged: list[tuple[int, int]] = []
+    for start, stop in runs:
+        lacking = max(0, min_run - (stop - start))
+        start = max(0, min(start - lacking // 2, count - min_run))
+        stop = min(count, max(stop, start + min_run))
+        if merged and start - merged[-1][1] < min_run:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
