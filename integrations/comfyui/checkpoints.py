@@ -1,0 +1,122 @@
+"""Classifier checkpoints in ComfyUI's ``models/nsfw_guard``: folders, or single files with their config beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import folder_paths
+
+from nsfw_guard.cards import CARD_FILE, CARDS, ModelCard
+from nsfw_guard.checkpoint import INDEX, WEIGHTS, find_checkpoint
+from nsfw_guard.errors import CheckpointError
+
+FOLDER = "nsfw_guard"
+DEMO = "demo (draws of shapes; no NSFW model)"
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.safetensors$")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+# Beside a single file NAME.safetensors: the name that a checkpoint folder gives it → the names it may have here.
+_BESIDE = {
+    "config.json": ("{}.json", "config.json"),
+    "preprocessor_config.json": ("{}.preprocessor_config.json", "preprocessor_config.json"),
+    CARD_FILE: ("{}.toml", CARD_FILE),
+}
+
+
+def register_folder() -> None:
+    """Tell ComfyUI of the folder; entries of extra_model_paths.yaml stay."""
+    default = os.path.join(folder_paths.models_dir, FOLDER)
+    if FOLDER in folder_paths.folder_names_and_paths:
+        folder_paths.add_model_folder_path(FOLDER, default)
+        paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+        folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+    else:
+        folder_paths.folder_names_and_paths[FOLDER] = ([default], {".safetensors"})
+    os.makedirs(default, exist_ok=True)
+
+
+def installed() -> list[str]:
+    """Return the checkpoints that are there, by their files' paths in the folder, sorted."""
+    return sorted(name for name in folder_paths.get_filename_list(FOLDER) if not _LATER_SHARD.search(name))
+
+
+def default() -> str:
+    """Return the checkpoint that a node takes which was given none: the first one.
+
+    Raises:
+        CheckpointError: There is none; with where to put one, and how. The demo model is never taken by itself.
+    """
+    names = installed()
+    if not names:
+        folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+        raise CheckpointError(
+            f"No NSFW classifier is installed, so nothing can be checked. Put one into {folder}, for example:\n"
+            f"    nsfw-guard download freepik --to {folder / 'freepik'}\n"
+            f"(or falconsai, marqo, adamcodd), then press R to refresh the nodes."
+        )
+    return names[0]
+
+
+def find(name: str) -> tuple[Path, ModelCard]:
+    """Find a checkpoint's folder and its card.
+
+    Args:
+        name: One of ``installed()``, or ``DEMO``.
+
+    Raises:
+        CheckpointError: It is not there any more, or its files cannot be read.
+        SettingError: Labels that no card maps.
+    """
+    if name == DEMO:
+        return find_checkpoint("demo")
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise CheckpointError(
+            f"{name!r} is not in ComfyUI's models/{FOLDER} any more; there is: {installed() or 'nothing'}. "
+            "Press R to refresh the nodes, and choose another."
+        )
+    file = Path(path)
+    whole = file.name == WEIGHTS or (_SHARD.search(file.name) and (file.parent / INDEX).is_file())
+    folder = file.parent if whole else _as_folder(file)
+    folder, card = find_checkpoint(folder)
+    return folder, card
+
+
+def stamp(name: str) -> tuple[str, int, int]:
+    """Return what changes when a checkpoint is replaced: its path, time and size."""
+    path = None if name == DEMO else folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        return (name, 0, 0)
+    status = os.stat(path)
+    return (path, status.st_mtime_ns, status.st_size)
+
+
+def known_cards() -> list[str]:
+    """Return the names of the built-in cards that can be downloaded."""
+    return [card.name for card in CARDS if card.name != "demo"]
+
+
+def _as_folder(file: Path) -> Path:
+    """Lay a single file and what is beside it out as a checkpoint folder, in a temporary one, without a copy."""
+    folder = Path(tempfile.mkdtemp(prefix="nsfw_guard_")) / file.stem
+    folder.mkdir()
+    for name, choices in _BESIDE.items():
+        beside = next((p for p in (file.parent / choice.format(file.stem) for choice in choices) if p.is_file()), None)
+        if beside is not None:
+            shutil.copyfile(beside, folder / name)
+        elif name == "config.json":
+            raise CheckpointError(
+                f"{file} has no config beside it. Put the checkpoint's config.json there as {file.stem}.json, or keep "
+                f"each checkpoint in a folder of its own, as nsfw-guard download NAME --to FOLDER does."
+            )
+    try:
+        os.symlink(file.resolve(), folder / WEIGHTS)
+    except OSError:  # Windows, without the right to make links
+        try:
+            os.link(file, folder / WEIGHTS)
+        except OSError:
+            shutil.copyfile(file, folder / WEIGHTS)
+    return folder

@@ -1,0 +1,188 @@
+"""A classifier in ComfyUI's hands: its memory management, progress and interruption."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+from torch import Tensor
+
+from nsfw_guard.classifier import Classifier, stored_dtype
+from nsfw_guard.errors import ImageError, SettingError
+from nsfw_guard.images import read_images
+from nsfw_guard.placement import fastest_dtype
+from nsfw_guard.preprocess import ViewBatch
+from nsfw_guard.verdict import Scores
+
+from . import checkpoints
+
+DEVICES = ("auto", "cpu")
+PRECISIONS = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Images between two looks at the interrupt button.
+CHUNK = 16
+# What one view needs while it is classified, in times the size of its input; seen with the four public models.
+_ACTIVATIONS = 48
+
+
+class LoadedClassifier:
+    """A classifier and its model patcher, the value of the wire type ``NSFWG_CLASSIFIER``.
+
+    Args:
+        name: A checkpoint, as ``checkpoints.installed()`` names it.
+        device: ``"auto"``, ComfyUI's own, or ``"cpu"``.
+        precision: One of ``PRECISIONS``.
+
+    Raises:
+        CheckpointError: A checkpoint that cannot be found, read or trusted.
+        SettingError: Labels that no card maps, or a setting that there is not.
+    """
+
+    def __init__(self, name: str, *, device: str = "auto", precision: str = "auto") -> None:
+        if device not in DEVICES or precision not in PRECISIONS:
+            raise SettingError(
+                f"device is {device!r} and precision {precision!r}; expected one of {DEVICES}, and one of "
+                f"{list(PRECISIONS)}."
+            )
+        cpu = torch.device("cpu")
+        on_cpu = device == "cpu"
+        load_device = cpu if on_cpu else comfy.model_management.get_torch_device()
+        offload_device = cpu if on_cpu else comfy.model_management.unet_offload_device()
+        folder, card = checkpoints.find(name)
+        dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
+        self.name = name
+        self.classifier = Classifier.load(folder, card, dtype=dtype)
+        self.classifier.requires_grad_(False)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            self.classifier, load_device=load_device, offload_device=offload_device
+        )
+
+    @property
+    def card(self) -> Any:
+        """The card of the model."""
+        return self.classifier.card
+
+    def score(self, images: Tensor, *, node_id: str | None = None) -> Scores:
+        """Classify a batch, in chunks, with a progress bar, until the user interrupts.
+
+        Args:
+            images: ComfyUI's ``[B, H, W, C]``; values outside of [0, 1] are clamped, as ComfyUI does when it saves.
+            node_id: Whose progress it is.
+
+        Raises:
+            ImageError: It is no such batch.
+        """
+        check_images(images)
+        size = self.classifier.preprocess.size
+        needed = CHUNK * 3 * size * size * 4 * _ACTIVATIONS
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+        progress = comfy.utils.ProgressBar(len(images), node_id=node_id)
+        parts = []
+        for start in range(0, len(images), CHUNK):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            chunk = images[start : start + CHUNK].movedim(-1, 1)
+            parts.append(_all_views([self._score(look) for look in _looks(chunk)]))
+            progress.update_absolute(min(start + CHUNK, len(images)))
+        return Scores(
+            self.card,
+            self.classifier.labels,
+            tuple(image for part in parts for image in part.probabilities),
+            tuple(problem for part in parts for problem in part.problems),
+        )
+
+    def _score(self, images: Tensor) -> Scores:
+        with torch.no_grad():
+            views = ViewBatch(read_images(images, clamp=True), self.classifier.preprocess)
+            return self.classifier.score(views, device=self.patcher.load_device, batch_size=CHUNK)
+
+
+def check_images(images: Any) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        ImageError: With what it is.
+    """
+    if not isinstance(images, Tensor):
+        raise ImageError(f"The input is a {type(images).__name__}; expected an IMAGE.")
+    if images.ndim == 3:
+        raise ImageError(
+            f"The input has the shape {tuple(images.shape)}, which is a MASK; expected an IMAGE [B, H, W, C]. "
+            'Put "Convert Mask to Image" between.'
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not images.numel():
+        raise ImageError(
+            f"The input has the shape {tuple(images.shape)}; expected an IMAGE [B, H, W, C] of at least one image, "
+            "with 1, 3 or 4 channels."
+        )
+
+
+def _looks(images: Tensor) -> list[Tensor]:
+    """What is looked at of ``[B, C, H, W]``.
+
+    Of transparent images: the colours alone, on white and on black, for other nodes drop the alpha or lay it over
+    something else.
+    """
+    if images.shape[1] != 4:
+        return [images]
+    color, alpha = images[:, :3].clamp(0, 1), images[:, 3:].clamp(0, 1)
+    return [images[:, :3], color * alpha + (1 - alpha), color * alpha]
+
+
+def _all_views(looks: list[Scores]) -> Scores:
+    """The views of several looks at the same images as those of one: the highest score counts."""
+    images = zip(*(look.probabilities for look in looks), strict=True)
+    problems = zip(*(look.problems for look in looks), strict=True)
+    return replace(
+        looks[0],
+        probabilities=tuple(tuple(view for look in image for view in look) for image in images),
+        problems=tuple(next(filter(None, image), None) for image in problems),
+    )
+
+
+# Of this process: a node may be asked again and again for what it has loaded. A class's own attributes are locked.
+_LOADED: dict[tuple[Any, ...], LoadedClassifier] = {}
+_SCORED: dict[tuple[Any, ...], tuple[LoadedClassifier, Scores]] = {}
+_KEPT = 2
+
+
+def load(name: str | None = None, *, device: str = "auto", precision: str = "auto") -> LoadedClassifier:
+    """Return a classifier, loaded once for as long as its file stays the same.
+
+    Args:
+        name: A checkpoint; ``None`` takes the first one installed, and never the demo model.
+        device: As for ``LoadedClassifier``.
+        precision: Likewise.
+    """
+    name = name or checkpoints.default()
+    key = (checkpoints.stamp(name), device, precision)
+    loaded: LoadedClassifier = _kept(_LOADED, key, lambda: LoadedClassifier(name, device=device, precision=precision))
+    return loaded
+
+
+def score_once(classifier: LoadedClassifier, images: Tensor, *, node_id: str | None = None) -> Scores:
+    """Classify a batch, or remember what came of it: another threshold or action runs no classifier again.
+
+    Remembered by content: other nodes are known to write into images that they were given.
+    """
+    check_images(images)
+    content = hashlib.blake2b(images.detach().contiguous().cpu().view(torch.uint8).numpy().data, digest_size=16)
+    key = (id(classifier), tuple(images.shape), images.dtype, content.digest())
+    # With the classifier, so that no other one can come to have its id.
+    scores: Scores
+    _, scores = _kept(_SCORED, key, lambda: (classifier, classifier.score(images, node_id=node_id)))
+    return scores
+
+
+def _kept(store: dict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What is stored, or made and stored now in the place of the oldest."""
+    if key not in store:
+        made = make()
+        while len(store) >= _KEPT:
+            del store[next(iter(store))]
+        store[key] = made
+    return store[key]

@@ -1,0 +1,196 @@
+"""For operators: with ``NSFW_GUARD_ENFORCE=1``, every prompt that reaches the server gets a guard before each output.
+
+What is not covered: nodes that write or show pictures without being output nodes, outputs that nodes add while they run
+(node expansion), latents that are saved as such, and prompts that other extensions put into the queue by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import comfy.cli_args
+import latent_preview
+import nodes
+from comfy_api.latest import io
+from server import PromptServer
+from torch import Tensor
+
+from nsfw_guard.errors import SettingError
+
+from . import checkpoints, classifier, options
+from .nodes_image import blocker, decide
+from .nodes_video import FRAMES, guard_video
+
+logger = logging.getLogger(__name__)
+
+ENFORCE, MODEL, POLICY, ACTION = (
+    "NSFW_GUARD_ENFORCE",
+    "NSFW_GUARD_MODEL",
+    "NSFW_GUARD_POLICY",
+    "NSFW_GUARD_ACTION",
+)
+_ACTIONS = ("blur", "pixelate", "fill", options.BLOCK)
+
+
+class Enforced(io.ComfyNode):
+    """The guard that is put before outputs. It looks at images, masks and videos, and hands anything else on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_Enforced",
+            display_name="NSFW Guard (enforced)",
+            category="image/safety",
+            description="Put before outputs by the operator of this server.",
+            inputs=[io.AnyType.Input("value")],
+            outputs=[io.AnyType.Output("guarded")],
+            hidden=[io.Hidden.unique_id],
+            is_dev_only=True,
+        )
+
+    @classmethod
+    def execute(cls, value: Any) -> io.NodeOutput:
+        """Guard it by the operator's settings."""
+        return io.NodeOutput(guarded(value, cls.hidden.unique_id))
+
+
+class Refused(io.ComfyNode):
+    """What is left of a prompt that could not be guarded: it does not validate, and says why."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_Refused",
+            display_name="Refused by NSFW Guard",
+            category="image/safety",
+            inputs=[io.String.Input("reason", default="")],
+            outputs=[],
+            is_output_node=True,
+            is_dev_only=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, reason: str = "") -> bool | str:
+        """Never valid."""
+        return f"This server guards every prompt, and could not guard this one, so it was not run: {reason}"
+
+    @classmethod
+    def execute(cls, reason: str = "") -> io.NodeOutput:
+        """Never run."""
+        raise SettingError(reason)
+
+
+def install_if_asked() -> None:
+    """Guard every prompt from now on, if the environment says so.
+
+    Raises:
+        SettingError: It says something else than 0 or 1. ComfyUI then starts without this folder's nodes.
+    """
+    wanted = os.environ.get(ENFORCE, "0")
+    if wanted not in ("", "0", "1"):
+        raise SettingError(f"{ENFORCE} is {wanted!r}; expected 1 to guard every prompt, or 0.")
+    if wanted != "1":
+        return
+    switch_previews_off()
+    PromptServer.instance.add_on_prompt_handler(guard_prompt)
+    logger.warning("%s=1: every prompt is guarded, and sampler previews are off.", ENFORCE)
+
+
+def switch_previews_off() -> None:
+    """Let samplers show nothing of what they are making: nobody has looked at that."""
+    none = comfy.cli_args.LatentPreviewMethod.NoPreviews
+    comfy.cli_args.args.preview_method = none
+    latent_preview.default_preview_method = none
+
+
+def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
+    """Put a guard before each linked input of each output node; refuse the prompt if that fails for any reason.
+
+    Args:
+        json_data: What came with ``POST /prompt``.
+
+    Returns:
+        The same with its prompt rewritten. ComfyUI swallows the errors of such handlers and runs the prompt as it was,
+        so none may leave this function.
+    """
+    try:
+        _settings()
+        prompt = json_data["prompt"]
+        rewritten = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in prompt.items()}
+        for key in list(rewritten):
+            node = rewritten[key]
+            if not _is_output(node["class_type"]):
+                continue
+            for name, value in node["inputs"].items():
+                if _is_link(value):
+                    guard_id = f"{key}_nsfw_guard_{name}"
+                    rewritten[guard_id] = {"class_type": "NSFWG_Enforced", "inputs": {"value": list(value)}}
+                    node["inputs"][name] = [guard_id, 0]
+        extra = {k: v for k, v in (json_data.get("extra_data") or {}).items() if k != "preview_method"}
+        return {**json_data, "prompt": rewritten, "extra_data": extra}
+    except Exception as error:
+        logger.exception("A prompt could not be guarded and is refused.")
+        refused = {"nsfw_guard": {"class_type": "NSFWG_Refused", "inputs": {"reason": f"{error}"}}}
+        rest = json_data if isinstance(json_data, dict) else {}
+        return {**rest, "prompt": refused, "partial_execution_targets": None}
+
+
+def guarded(value: Any, node_id: str | None) -> Any:
+    """Guard whatever goes to an output.
+
+    Args:
+        value: An image batch, a mask (which can hold a picture too), a video, a list of such; anything else is handed
+            on as it is.
+        node_id: Of the guard.
+
+    Raises:
+        ImageError: A tensor that looks like images and cannot be checked.
+    """
+    model, sensitivity, action = _settings()
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return type(value)(guarded(item, node_id) for item in value)
+    if hasattr(value, "get_components"):
+        loaded = classifier.load(model)
+        return guard_video(value, sensitivity, action, loaded, None, 1, FRAMES, 8, node_id=node_id)[0]
+    if not isinstance(value, Tensor):
+        return value
+    images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value
+    scores = classifier.score_once(classifier.load(model), images, node_id=node_id)
+    _, verdicts = decide(scores, sensitivity, None)
+    done = options.action_of(action, flagged=any(verdict.flagged for verdict in verdicts))
+    held = blocker(done, verdicts)
+    if held is not None:
+        return held
+    shown = options.redacted(images, verdicts, done)
+    return value if shown is images else shown.reshape(value.shape)
+
+
+def _settings() -> tuple[str, dict[str, str], dict[str, str]]:
+    """The operator's settings: checkpoint, sensitivity, action."""
+    model = os.environ.get(MODEL) or checkpoints.default()
+    if model not in (*checkpoints.installed(), checkpoints.DEMO):
+        raise SettingError(f"{MODEL} is {model!r}; expected one of {[*checkpoints.installed(), checkpoints.DEMO]}.")
+    action = os.environ.get(ACTION) or "blur"
+    if action not in _ACTIONS:
+        raise SettingError(f"{ACTION} is {action!r}; expected one of {', '.join(_ACTIONS)}.")
+    sensitivity = os.environ.get(POLICY) or "balanced"
+    if sensitivity not in options.PRESETS:
+        raise SettingError(f"{POLICY} is {sensitivity!r}; expected one of {', '.join(options.PRESETS)}.")
+    message = "Held back by the operator of this server: flagged as NSFW."
+    return model, {"sensitivity": sensitivity}, {"action": action, "message": message}
+
+
+def _is_output(class_type: str) -> bool:
+    cls = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    return bool(getattr(cls, "OUTPUT_NODE", False))
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+NODES = [Enforced, Refused]

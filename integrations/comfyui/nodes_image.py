@@ -1,0 +1,263 @@
+"""Nodes for images: guard in one, or classify and censor apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from server import PromptServer
+from torch import Tensor
+
+from nsfw_guard.errors import ImageError, SettingError
+from nsfw_guard.policy import Policy
+from nsfw_guard.verdict import Scores, Verdict
+
+from . import classifier, options, report
+
+EACH, ANY = "each image by itself", "one flags all"
+
+
+def show(cls: Any, text: str, verdicts_json: str) -> dict[str, tuple[str, ...]]:
+    """Write the verdict on the node, and return it for ``/history``."""
+    PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+    return report.as_ui(text, verdicts_json)
+
+
+def decide(
+    scores: Scores, sensitivity: Any, policy: Policy | None, *, batch: str = EACH
+) -> tuple[Policy, list[Verdict]]:
+    """Return the policy that a node's inputs say, and its verdicts."""
+    chosen = options.policy_of(scores.card, sensitivity, policy)
+    if batch == ANY:
+        chosen = replace(chosen, batch="any")
+    elif batch != EACH:
+        raise SettingError(f"batch is {batch!r}; expected {EACH!r} or {ANY!r}.")
+    return chosen, chosen.decide(scores)
+
+
+def blocker(action: options.Action, verdicts: list[Verdict]) -> Any:
+    """What goes out in the place of images that are blocked; ``None`` if they are not."""
+    blocked = action.kind == options.BLOCK and any(verdict.flagged for verdict in verdicts)
+    return ExecutionBlocker(action.message) if blocked else None
+
+
+class Guard(io.ComfyNode):
+    """NSFW Safety Guard: everything in one node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_Guard",
+            display_name="NSFW Safety Guard",
+            category="image/safety",
+            description="Looks at every image of a batch with an NSFW classifier, and blurs, pixelates, fills, "
+            "replaces or blocks what is flagged. Images that are not flagged pass bit by bit as they are.",
+            search_aliases=["nsfw", "nsfw filter", "safety checker", "content filter", "moderation", "censor"],
+            inputs=[
+                io.Image.Input("image", tooltip="Every image of the batch is looked at."),
+                options.sensitivity_input(),
+                options.action_input(),
+                options.classifier_input(),
+                options.policy_input(),
+                io.Combo.Input(
+                    "batch",
+                    options=[EACH, ANY],
+                    default=EACH,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether one flagged image flags the whole batch.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="image", tooltip="Of the same size, type and number."),
+                io.Boolean.Output("flagged", tooltip="Whether any image is flagged."),
+                io.Mask.Output("mask", tooltip="White all over each flagged image."),
+                io.String.Output("report", tooltip="JSON: one verdict per image."),
+                options.ScoresType.Output("scores", tooltip="For NSFW Censor and Split by Safety."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        image: Any,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Any = None,
+        **_: Any,
+    ) -> list[str]:
+        """Ask for the replacement picture only when something is flagged."""
+
+        def flagged() -> bool:
+            scores = scores_of(image, classifier, cls.hidden.unique_id)
+            _, verdicts = decide(scores, _plain(sensitivity), policy)
+            return any(verdict.flagged for verdict in verdicts)
+
+        return options.missing_replacement(action, flagged)
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Policy | None = None,
+        batch: str = EACH,
+    ) -> io.NodeOutput:
+        """Classify, decide, redact."""
+        scores = scores_of(image, classifier, cls.hidden.unique_id)
+        chosen, verdicts = decide(scores, sensitivity, policy, batch=batch)
+        return censored(cls, image, scores, chosen, verdicts, action)
+
+
+class Classify(io.ComfyNode):
+    """NSFW Classify."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_Classify",
+            display_name="NSFW Classify",
+            category="image/detection",
+            description="Runs an NSFW classifier over a batch. Decide with NSFW Censor or Split by Safety: to move a "
+            "threshold there runs no classifier again.",
+            search_aliases=["nsfw score", "nsfw detector", "image classification"],
+            inputs=[
+                io.Image.Input("image", tooltip="Every image of the batch is looked at."),
+                options.classifier_input(),
+            ],
+            outputs=[
+                options.ScoresType.Output("scores", tooltip="For NSFW Censor and Split by Safety."),
+                io.Float.Output("max_score", tooltip="The highest score of the batch by the model's balanced preset."),
+                io.String.Output("report", tooltip="JSON: one entry per image."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, classifier: Any = None) -> io.NodeOutput:
+        """Classify."""
+        scores = scores_of(image, classifier, cls.hidden.unique_id)
+        policy = scores.card.policy()
+        verdicts = policy.decide(scores)
+        text, verdicts_json = report.as_text(verdicts, "nothing done"), report.as_json(verdicts, policy, "none")
+        highest = max(verdict.score for verdict in verdicts)
+        return io.NodeOutput(scores, highest, verdicts_json, ui=show(cls, text, verdicts_json))
+
+
+class Censor(io.ComfyNode):
+    """NSFW Censor."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_Censor",
+            display_name="NSFW Censor",
+            category="image/filters",
+            description="Decides on the scores of NSFW Classify, and redacts what is flagged, all of it or where a "
+            "mask says. Runs no classifier.",
+            search_aliases=["censor", "blur nsfw", "pixelate", "mosaic"],
+            inputs=[
+                io.Image.Input("image", tooltip="The images that were classified, or the same ones at another size."),
+                options.ScoresType.Input("scores", tooltip="From NSFW Classify: one for each image."),
+                options.sensitivity_input(),
+                options.action_input(),
+                options.policy_input(),
+                io.Mask.Input("mask", optional=True, tooltip="Redact flagged images only where this is white."),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="image", tooltip="Of the same size, type and number."),
+                io.Boolean.Output("flagged", tooltip="Whether any image is flagged."),
+                io.Mask.Output("flagged_mask", display_name="mask", tooltip="White all over each flagged image."),
+                io.String.Output("report", tooltip="JSON: one verdict per image."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def check_lazy_status(
+        cls, scores: Any, sensitivity: Any = None, action: Any = None, policy: Any = None, **_: Any
+    ) -> list[str]:
+        """Ask for the replacement picture only when something is flagged."""
+
+        def flagged() -> bool:
+            _, verdicts = decide(scores, _plain(sensitivity), policy)
+            return any(verdict.flagged for verdict in verdicts)
+
+        return options.missing_replacement(action, flagged)
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        scores: Scores,
+        sensitivity: Any = None,
+        action: Any = None,
+        policy: Policy | None = None,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Decide, redact."""
+        check_scores(scores, image)
+        chosen, verdicts = decide(scores, sensitivity, policy)
+        output = censored(cls, image, scores, chosen, verdicts, action, mask=mask)
+        return io.NodeOutput(*output.args[:4], ui=output.ui)
+
+
+def censored(
+    cls: Any,
+    image: Tensor,
+    scores: Scores,
+    policy: Policy,
+    verdicts: list[Verdict],
+    action: Any,
+    *,
+    mask: Tensor | None = None,
+) -> io.NodeOutput:
+    """Do what the inputs say: the images, whether any is flagged, the mask, the report, the scores."""
+    flagged = any(verdict.flagged for verdict in verdicts)
+    chosen = options.action_of(action, flagged=flagged)
+    text, verdicts_json = report.as_text(verdicts, chosen.kind), report.as_json(verdicts, policy, chosen.kind)
+    images = blocker(chosen, verdicts) or options.redacted(image, verdicts, chosen, mask)
+    outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
+    return io.NodeOutput(*outputs, ui=show(cls, text, verdicts_json))
+
+
+def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:
+    """Classify with the classifier that is linked, or the first one installed; once for each batch."""
+    if given is None:
+        given = classifier.load()
+    if not isinstance(given, classifier.LoadedClassifier):
+        raise SettingError(f"classifier is a {type(given).__name__}; expected what Load NSFW Classifier puts out.")
+    return classifier.score_once(given, image, node_id=node_id)
+
+
+def check_scores(scores: Any, image: Any) -> None:
+    """Refuse scores that are none, or of another number of images."""
+    classifier.check_images(image)
+    if not isinstance(scores, Scores):
+        raise SettingError(f"scores is a {type(scores).__name__}; expected what NSFW Classify puts out.")
+    if len(scores) != len(image):
+        raise ImageError(
+            f"There are {len(image)} images and the scores of {len(scores)}; expected those of the same batch."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A dynamic input as ``execute`` gets it, from what ``check_lazy_status`` gets: pairs of a value and its name."""
+    if not isinstance(value, dict):
+        return value
+    return {key: entry[0] if isinstance(entry, tuple) else entry for key, entry in value.items()}
+
+
+NODES = [Guard, Classify, Censor]

@@ -1,0 +1,258 @@
+"""The inputs that nodes share, when to flag and what then, and what they mean to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from nsfw_guard.cards import ModelCard
+from nsfw_guard.errors import ImageError, SettingError
+from nsfw_guard.images import read_images
+from nsfw_guard.policy import Policy
+from nsfw_guard.redact import FITS, Redaction, redact_flagged
+from nsfw_guard.verdict import Verdict
+
+ClassifierType = io.Custom("NSFWG_CLASSIFIER")
+PolicyType = io.Custom("NSFWG_POLICY")
+ScoresType = io.Custom("NSFWG_SCORES")
+
+PRESETS = ("balanced", "strict", "permissive")
+THRESHOLD = "threshold"
+BLOCK = "block"
+DETECT = "detect only"
+
+
+def classifier_input() -> Any:
+    """The classifier, if another than the first one installed."""
+    return ClassifierType.Input(
+        "classifier",
+        optional=True,
+        tooltip="From Load NSFW Classifier. Without it, the first checkpoint in models/nsfw_guard is taken.",
+    )
+
+
+def policy_input() -> Any:
+    """A policy, instead of the sensitivity."""
+    return PolicyType.Input(
+        "policy", optional=True, tooltip="From NSFW Policy. If it is linked, the sensitivity here counts for nothing."
+    )
+
+
+def sensitivity_input() -> Any:
+    """When an image is flagged: a preset of the model's card, or a threshold."""
+    threshold = io.Float.Input(
+        "threshold",
+        default=0.5,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        display_mode=io.NumberDisplay.slider,
+        tooltip="An image is flagged when its score reaches this. Lower finds more, and is wrong more often.",
+    )
+    return io.DynamicCombo.Input(
+        "sensitivity",
+        options=[
+            *(io.DynamicCombo.Option(preset, []) for preset in PRESETS),
+            io.DynamicCombo.Option(THRESHOLD, [threshold]),
+        ],
+        tooltip="When an image is flagged: a published setting of the model, or a threshold of your own.",
+    )
+
+
+def action_input(*, default: str = "blur", block: bool = True) -> Any:
+    """What becomes of flagged images."""
+
+    def cells() -> Any:
+        return io.Int.Input(
+            "cells",
+            default=16,
+            min=1,
+            max=256,
+            tooltip="What is shown is made of the mean colours of so many cells along the short side, and nothing "
+            "else. Fewer show less.",
+        )
+
+    options = {
+        "blur": [cells()],
+        "pixelate": [cells()],
+        "fill": [io.Color.Input("color", default="#000000", tooltip="The colour that flagged images become.")],
+        "replace": [
+            io.Image.Input(
+                "replacement",
+                optional=True,
+                lazy=True,
+                tooltip="Shown instead of flagged images. It is made only when something is flagged.",
+            ),
+            io.Combo.Input(
+                "fit",
+                options=list(FITS),
+                default="cover",
+                tooltip="cover: cut what stands over; contain: show all of it; stretch: lose its proportions.",
+            ),
+        ],
+    }
+    if block:
+        options[BLOCK] = [
+            io.String.Input(
+                "message",
+                default="",
+                tooltip="Shown as an error. Empty: what comes after this node is left out silently.",
+            )
+        ]
+    options[DETECT] = []
+    first = {default: options.pop(default)}
+    return io.DynamicCombo.Input(
+        "action",
+        options=[io.DynamicCombo.Option(key, inputs) for key, inputs in (first | options).items()],
+        tooltip="What becomes of flagged images. Images that are not flagged stay as they are, bit by bit.",
+    )
+
+
+@dataclass(frozen=True)
+class Action:
+    """What becomes of flagged images.
+
+    Attributes:
+        kind: A kind of ``Redaction``, ``BLOCK`` or ``DETECT``.
+        redaction: For the kinds that have one.
+        message: For ``BLOCK``: the error, or ``None`` to be silent.
+    """
+
+    kind: str
+    redaction: Redaction
+    message: str | None = None
+
+
+def policy_of(card: ModelCard, sensitivity: Any, policy: Policy | None) -> Policy:
+    """Return the policy that the inputs of a node say.
+
+    Raises:
+        SettingError: They say none, or a preset that the card does not have.
+    """
+    if policy is not None:
+        if not isinstance(policy, Policy):
+            raise SettingError(f"policy is a {type(policy).__name__}; expected what NSFW Policy puts out.")
+        return policy
+    key = _key(sensitivity, "sensitivity", (*PRESETS, THRESHOLD))
+    return Policy(threshold=sensitivity.get("threshold")) if key == THRESHOLD else card.policy(key)
+
+
+def action_of(action: Any, *, flagged: bool = True) -> Action:
+    """Return the action that the inputs of a node say.
+
+    Args:
+        action: The value of ``action_input()``.
+        flagged: Whether anything is flagged: otherwise no replacement is needed.
+
+    Raises:
+        SettingError: They say none; "replace" without a picture.
+        ImageError: A replacement that is no picture.
+    """
+    key = _key(action, "action", ("blur", "pixelate", "fill", "replace", BLOCK, DETECT))
+    if key in ("blur", "pixelate"):
+        return Action(key, Redaction(key, cells=action.get("cells", 16)))
+    if key == "fill":
+        return Action(key, Redaction(key, color=_rgb(action.get("color", "#000000"))))
+    if key == "replace" and flagged:
+        return Action(
+            key, Redaction(key, image=_replacement(action.get("replacement")), fit=action.get("fit", "cover"))
+        )
+    message = str(action.get("message") or "").strip() or None
+    return Action(key, Redaction("none"), message if key == BLOCK else None)
+
+
+def missing_replacement(action: Any, flagged: Callable[[], bool]) -> list[str]:
+    """Name the replacement picture if it is linked, not made yet, and needed: for ``check_lazy_status``.
+
+    Args:
+        action: The value of ``action_input()`` there, where each entry is a pair of a value and the input's name.
+        flagged: Tells whether anything is flagged; asked only if it matters.
+    """
+    if not isinstance(action, dict) or "replacement" not in action:
+        return []
+    entry = action["replacement"]
+    value, name = entry if isinstance(entry, tuple) else (entry, "action.replacement")
+    return [name] if value is None and flagged() else []
+
+
+def redacted(images: Tensor, verdicts: list[Verdict], action: Action, mask: Tensor | None = None) -> Tensor:
+    """Redact what is flagged in a copy.
+
+    Args:
+        images: ``[B, H, W, C]``; never written to.
+        verdicts: One per image.
+        action: What to do.
+        mask: ``[H, W]`` or ``[B, H, W]``: redact only where it is 1. Anything between shows through in proportion.
+
+    Returns:
+        The same tensor if nothing changes; else one of the same shape, dtype and device, the unflagged images and the
+        alpha of all bit-identical.
+
+    Raises:
+        ImageError: A mask of another size or number.
+    """
+    flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
+    weights = _weights(mask, images)
+    if not flagged or action.redaction.kind == "none":
+        return images
+    copy = images.clone()
+    for index in flagged:
+        batch = read_images(images[index : index + 1].movedim(-1, 1), clamp=True)
+        done = batch.replace(redact_flagged(batch, [verdicts[index]], action.redaction)).movedim(1, -1)[0]
+        if weights is not None:
+            weight = weights[min(index, len(weights) - 1)].to(images.device)
+            done = _mixed(weight, done, images[index])
+        copy[index] = done
+    return copy
+
+
+def _mixed(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """``one`` where the weight ``[H, W]`` is 1, ``other`` where it is 0, mixed between."""
+    weight = weight[..., None].float().clamp(0, 1)
+    return (one.float() * weight + other.float() * (1 - weight)).to(other.dtype)
+
+
+def _weights(mask: Tensor | None, images: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    weights = mask[None] if mask.ndim == 2 else mask
+    if (
+        weights.ndim != 3
+        or tuple(weights.shape[1:]) != tuple(images.shape[1:3])
+        or len(weights) not in (1, len(images))
+    ):
+        raise ImageError(
+            f"The mask has the shape {tuple(mask.shape)}; expected [H, W] = {list(images.shape[1:3])}, one mask, or "
+            f"one for each of the {len(images)} images."
+        )
+    return weights
+
+
+def _key(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    key = value.get(name) if isinstance(value, dict) else None
+    if key not in choices:
+        raise SettingError(f"{name} is {key if key is not None else value!r}; expected one of {', '.join(choices)}.")
+    return str(key)
+
+
+def _rgb(color: Any) -> tuple[float, float, float]:
+    text = str(color).strip().removeprefix("#")
+    try:
+        channels = [int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    except ValueError:
+        channels = []
+    if len(text) != 6 or len(channels) != 3:
+        raise SettingError(f"color is {color!r}; expected a colour such as #000000.")
+    return (channels[0], channels[1], channels[2])
+
+
+def _replacement(image: Any) -> Tensor:
+    if image is None:
+        raise SettingError('The action is "replace", and no picture is linked; link one to "replacement".')
+    if not isinstance(image, Tensor) or image.ndim != 4 or not image.numel():
+        raise ImageError("The replacement is no IMAGE; expected one picture, such as that of Load Image.")
+    return image[0].movedim(-1, 0).float().clamp(0, 1)

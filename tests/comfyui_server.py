@@ -1,0 +1,149 @@
+"""A real ComfyUI on loopback, driven through its HTTP API."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PACK = ROOT / "integrations" / "comfyui"
+DEMO = ROOT / "nsfw_guard" / "demo" / "models" / "classifier"
+
+
+class Refused(Exception):
+    """The server did not take a prompt."""
+
+
+class Server:
+    """One ComfyUI process with a base directory of its own.
+
+    Args:
+        base: An empty folder.
+        env: More environment variables.
+        checkpoint: Whether the demo's classifier lies in ``models/nsfw_guard``, as ``shapes/model.safetensors``.
+    """
+
+    def __init__(self, base: Path, *, env: dict[str, str] | None = None, checkpoint: bool = True) -> None:
+        self.base = base
+        for name in ("custom_nodes", "models/nsfw_guard", "input", "output", "temp", "user"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        (base / "custom_nodes" / "nsfw_guard").symlink_to(PACK)
+        if checkpoint:
+            shapes = base / "models" / "nsfw_guard" / "shapes"
+            shutil.copytree(DEMO, shapes)
+            (shapes / "nsfw_guard.toml").write_text('card = "demo"\n', encoding="utf-8")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = base / "server.log"
+        comfyui = Path(os.environ["COMFYUI_DIR"])
+        command = [os.environ["COMFYUI_PYTHON"], str(comfyui / "main.py"), "--cpu", "--disable-api-nodes"]
+        command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(base)]
+        command += ["--database-url", "sqlite:///:memory:"]
+        python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        settings = {**os.environ, "PYTHONPATH": python_path, "HF_HUB_OFFLINE": "1", **(env or {})}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=base, env=settings, stdout=log, stderr=log)
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in range(600):
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"ComfyUI ended:\n{self.log.read_text(errors='replace')[-4000:]}") from None
+                time.sleep(0.5)
+        raise RuntimeError(f"ComfyUI does not answer:\n{self.log.read_text(errors='replace')[-4000:]}")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, data: Any) -> Any:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            raise Refused(error.read().decode()) from None
+
+    def upload(self, name: str, image: np.ndarray) -> str:
+        """Put an 8-bit picture into the input folder; returns its name there."""
+        Image.fromarray(image).save(self.base / "input" / name)
+        return name
+
+    def submit(self, prompt: dict[str, Any], **more: Any) -> str:
+        return self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex, **more})["prompt_id"]
+
+    def run(self, prompt: dict[str, Any], **more: Any) -> Run:
+        """Run a prompt to its end."""
+        return self.finished(self.submit(prompt, **more))
+
+    def finished(self, prompt_id: str) -> Run:
+        for _ in range(1200):
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return Run(self, history[prompt_id])
+            time.sleep(0.1)
+        raise RuntimeError("The prompt does not end.")
+
+    def picture(self, entry: dict[str, str]) -> np.ndarray:
+        with self.open(entry) as picture:
+            return np.asarray(picture)
+
+    def open(self, entry: dict[str, str]) -> Image.Image:
+        with urllib.request.urlopen(f"{self.url}/view?{urllib.parse.urlencode(entry)}", timeout=60) as answer:
+            return Image.open(io.BytesIO(answer.read()))
+
+
+class Run:
+    """What a prompt left in the history."""
+
+    def __init__(self, server: Server, history: dict[str, Any]) -> None:
+        self.server, self.outputs, self.status = server, history["outputs"], history["status"]
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status["status_str"] == "success"
+
+    @property
+    def error(self) -> str:
+        return next(
+            (data.get("exception_message", "") for kind, data in self.status["messages"] if kind == "execution_error"),
+            "",
+        )
+
+    @property
+    def ran(self) -> set[str]:
+        """The nodes that were not taken from the cache."""
+        cached = next((data["nodes"] for kind, data in self.status["messages"] if kind == "execution_cached"), [])
+        return set(self.outputs) - set(cached)
+
+    def report(self, node: str) -> Any:
+        return json.loads(self.outputs[node]["nsfw_guard"][0])
+
+    def pictures(self, node: str) -> list[np.ndarray]:
+        return [self.server.picture(entry) for entry in self.outputs.get(node, {}).get("images", [])]
