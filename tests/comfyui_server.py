@@ -13,6 +13,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,14 @@ class Server:
         """Run a prompt to its end."""
         return self.finished(self.submit(prompt, **more))
 
+    def watched(self, prompt: dict[str, Any]) -> tuple[Run, list[str]]:
+        """Run a prompt to its end; returns the nodes that were executed too."""
+        with self.listening() as listener:
+            prompt_id = self.submit(prompt, client_id=listener.client_id)
+            executed: list[str] = []
+            listener.wait_for("executing", lambda data: executed.append(data["node"]) or data["node"] is None)
+        return self.finished(prompt_id), executed
+
     def finished(self, prompt_id: str) -> Run:
         for _ in range(1200):
             history = self.get(f"/history/{prompt_id}")
@@ -110,6 +120,14 @@ class Server:
             time.sleep(0.1)
         raise RuntimeError("The prompt does not end.")
 
+    @contextmanager
+    def listening(self) -> Iterator[Listener]:
+        """Listen on the websocket, with a client id of its own."""
+        from websockets.sync.client import connect
+
+        with connect(f"ws://127.0.0.1:{self.port}/ws?clientId={(client_id := uuid.uuid4().hex)}") as socket:
+            yield Listener(socket, client_id)
+
     def picture(self, entry: dict[str, str]) -> np.ndarray:
         with self.open(entry) as picture:
             return np.asarray(picture)
@@ -117,6 +135,25 @@ class Server:
     def open(self, entry: dict[str, str]) -> Image.Image:
         with urllib.request.urlopen(f"{self.url}/view?{urllib.parse.urlencode(entry)}", timeout=60) as answer:
             return Image.open(io.BytesIO(answer.read()))
+
+
+class Listener:
+    """What the server says while a prompt runs."""
+
+    def __init__(self, socket: Any, client_id: str) -> None:
+        self._socket, self.client_id = socket, client_id
+        self.binary: list[bytes] = []
+
+    def wait_for(self, kind: str, wanted: Callable[[Any], bool]) -> Any:
+        """The data of the first message of this kind that is wanted."""
+        while True:
+            message = self._socket.recv(timeout=120)
+            if isinstance(message, bytes):
+                self.binary.append(message)
+                continue
+            said = json.loads(message)
+            if said["type"] == kind and wanted(said["data"]):
+                return said["data"]
 
 
 class Run:
@@ -137,10 +174,14 @@ class Run:
         )
 
     @property
+    def cached(self) -> set[str]:
+        """The nodes that were taken from the cache: they ran in an earlier prompt, and did not run in this one."""
+        return {node for kind, data in self.status["messages"] if kind == "execution_cached" for node in data["nodes"]}
+
+    @property
     def ran(self) -> set[str]:
-        """The nodes that were not taken from the cache."""
-        cached = next((data["nodes"] for kind, data in self.status["messages"] if kind == "execution_cached"), [])
-        return set(self.outputs) - set(cached)
+        """The nodes with something to show that were not taken from the cache."""
+        return set(self.outputs) - self.cached
 
     def report(self, node: str) -> Any:
         return json.loads(self.outputs[node]["nsfw_guard"][0])

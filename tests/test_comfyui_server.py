@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import wave
 
 import numpy as np
 import pytest
 import torch
 from comfyui_server import Refused, Server
 
-from nsfw_guard import NsfwGuard, Redaction
+from nsfw_guard import Redaction
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import redact
 
@@ -83,3 +86,383 @@ def test_the_one_node_guard_blurs_what_it_flags_and_nothing_else(server):
         else:
             assert np.array_equal(image, picture(scene))
     assert "2 FLAGGED, blur" in run.outputs["guard"]["text"][0]
+
+
+def test_nothing_flagged_is_the_same_file_as_without_a_guard(server):
+    nodes, link = load(server, [SAFE, SAFE])
+    run = server.run({**nodes, "guard": guard(link), "save": save(["guard", 0]), "bare": save(link, "bare")})
+    for one, other in zip(run.pictures("save"), run.pictures("bare"), strict=True):
+        assert np.array_equal(one, other)
+    assert "none flagged" in run.outputs["guard"]["text"][0]
+
+
+ACTIONS = {
+    "pixelate": ({"action": "pixelate", "action.cells": 4}, Redaction("pixelate", cells=4)),
+    "fill": ({"action": "fill", "action.color": "#ff8000"}, Redaction("fill", color=(1, 128 / 255, 0))),
+    "detect only": ({"action": "detect only"}, Redaction("none")),
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_every_action_is_the_cores(server, name):
+    inputs, redaction = ACTIONS[name]
+    nodes, link = load(server, [SAFE, UNSAFE])
+    given = {"class_type": "NSFWG_Guard", "inputs": {"image": link, "sensitivity": "balanced", **inputs}}
+    run = server.run({**nodes, "guard": given, "save": save(["guard", 0])})
+    safe, unsafe = run.pictures("save")
+    assert np.array_equal(safe, picture(SAFE))
+    wanted = redact(torch.from_numpy(picture(UNSAFE)).movedim(-1, 0) / 255, redaction).movedim(0, -1).numpy()
+    assert np.abs(unsafe / 255 - wanted).max() <= 1.01 / 255
+    assert run.report("guard")["action"] == name
+
+
+def test_the_replacement_is_made_only_when_something_is_flagged(server):
+    for scenes, made in (([SAFE], False), ([SAFE, UNSAFE], True)):
+        nodes, link = load(server, scenes)
+        other = picture(("cross", "green", "blue"))[:64]
+        nodes["other"] = {"class_type": "LoadImage", "inputs": {"image": server.upload(f"other{made}.png", other)}}
+        replace = {"action": "replace", "action.fit": "stretch", "replacement": ["other", 0]}
+        given = {"class_type": "NSFWG_Guard", "inputs": {"image": link, "sensitivity": "balanced", **replace}}
+        run, executed = server.watched({**nodes, "guard": given, "save": save(["guard", 0])})
+        assert run.succeeded, run.error
+        shown = run.pictures("save")
+        assert np.array_equal(shown[0], picture(SAFE))
+        if made:
+            wanted = redact(torch.zeros(3, 128, 128), Redaction("replace", image=other, fit="stretch"))
+            assert np.abs(shown[1] / 255 - wanted.movedim(0, -1).numpy()).max() <= 1.01 / 255
+        assert ("other" in executed) is made
+
+
+def test_replace_without_a_picture_is_an_error_only_when_it_is_needed(server):
+    for scenes, fails in (([SAFE], False), ([UNSAFE], True)):
+        nodes, link = load(server, scenes)
+        replace = {"action": "replace", "action.fit": "cover"}
+        given = {"class_type": "NSFWG_Guard", "inputs": {"image": link, "sensitivity": "balanced", **replace}}
+        run = server.run({**nodes, "guard": given, "save": save(["guard", 0])})
+        assert run.succeeded is not fails
+        assert not fails or "no picture is linked" in run.error
+        assert len(run.pictures("save")) == (0 if fails else 1)
+
+
+@pytest.mark.parametrize("message", ["", "not here"])
+def test_block_holds_the_images_back_and_nothing_else(server, message):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    block = {"action": "block", "action.message": message}
+    given = {"class_type": "NSFWG_Guard", "inputs": {"image": link, "sensitivity": "balanced", **block}}
+    mask = {"class_type": "MaskPreview", "inputs": {"mask": ["guard", 2]}}
+    run = server.run({**nodes, "guard": given, "save": save(["guard", 0]), "mask": mask})
+    assert run.pictures("save") == []
+    white = [image.max() > 0 for image in run.pictures("mask")]
+    assert white == [False, True]
+    assert run.report("guard")["flagged"] is True
+
+
+def test_each_image_of_a_list_is_looked_at(server):
+    nodes, link = load(server, [SAFE, UNSAFE, SAFE])
+    nodes["list"] = {"class_type": "RebatchImages", "inputs": {"images": link, "batch_size": 1}}
+    run = server.run({**nodes, "guard": guard(["list", 0]), "save": save(["guard", 0])})
+    assert run.succeeded, run.error
+    changed = [
+        not np.array_equal(a, picture(s)) for a, s in zip(run.pictures("save"), [SAFE, UNSAFE, SAFE], strict=True)
+    ]
+    assert changed == [False, True, False]
+    assert [json.loads(one)["flagged"] for one in run.outputs["guard"]["nsfw_guard"]] == [False, True, False]
+
+
+def test_alpha_stays_and_hides_nothing(server):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    nodes["solid"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    nodes["rgba"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": link, "alpha": ["solid", 0]}}
+    run = server.run({**nodes, "guard": guard(["rgba", 0]), "save": save(["guard", 0])})
+    assert run.succeeded, run.error
+    safe, unsafe = run.pictures("save")
+    assert np.array_equal(safe[..., :3], picture(SAFE))
+    assert not unsafe[..., 3].any()  # all of it is transparent: seen on white, it would be an empty picture
+    assert run.report("guard")["flagged_indices"] == [1]
+    assert not np.array_equal(unsafe[..., :3], picture(UNSAFE))
+
+
+def classify(link):
+    return {"class_type": "NSFWG_Classify", "inputs": {"image": link}}
+
+
+def censor(link, threshold, **inputs):
+    settings = {"sensitivity": "threshold", "sensitivity.threshold": threshold, "action": "blur", "action.cells": 8}
+    return {
+        "class_type": "NSFWG_Censor",
+        "inputs": {"image": link, "scores": ["classify", 0], **settings, **inputs},
+    }
+
+
+def looks(server):
+    """How often the server has said that a classifier begins."""
+    return server.log.read_text(errors="replace").count("Requested to load Classifier")
+
+
+def test_moving_a_threshold_runs_no_classifier(server):
+    nodes, link = load(server, [SAFE, UNSAFE, ("heart", "blue", "white")])
+    nodes["classify"] = classify(link)
+    flags = []
+    for threshold in (0.5, 1.0, 0.0):
+        run = server.run({**nodes, "censor": censor(link, threshold), "save": save(["censor", 0])})
+        assert run.succeeded, run.error
+        flags.append([verdict["flagged"] for verdict in run.report("censor")["verdicts"]])
+        assert ("classify" in run.ran) is (threshold == 0.5)
+    assert flags[0] == [False, True, False]
+    assert flags[2] == [True, True, True]
+
+
+def test_a_cached_run_says_the_verdict_again(server):
+    nodes, link = load(server, [UNSAFE, SAFE, SAFE])
+    prompt = {**nodes, "guard": guard(link), "save": save(["guard", 0], "cached")}
+    first, second = server.run(prompt), server.run(prompt)
+    assert "guard" not in second.ran
+    assert second.outputs["guard"] == first.outputs["guard"]
+
+
+def test_censoring_through_a_mask(server):
+    nodes, link = load(server, [UNSAFE])
+    nodes["classify"] = classify(link)
+    nodes["half"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 128}}
+    nodes["none"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 128, "height": 128}}
+    nodes["mask"] = {
+        "class_type": "MaskComposite",
+        "inputs": {"destination": ["none", 0], "source": ["half", 0], "x": 0, "y": 0, "operation": "add"},
+    }
+    run = server.run({**nodes, "censor": censor(link, 0.5, mask=["mask", 0]), "save": save(["censor", 0])})
+    assert run.succeeded, run.error
+    (shown,) = run.pictures("save")
+    assert np.array_equal(shown[:, 64:], picture(UNSAFE)[:, 64:])
+    assert not np.array_equal(shown[:, :64], picture(UNSAFE)[:, :64])
+
+
+@pytest.mark.parametrize("scenes", [[SAFE, UNSAFE, SAFE], [SAFE], [UNSAFE]])
+def test_split_leaves_out_what_comes_after_an_empty_side(server, scenes):
+    nodes, link = load(server, scenes)
+    nodes["classify"] = classify(link)
+    nodes["split"] = {
+        "class_type": "NSFWG_Split",
+        "inputs": {"image": link, "scores": ["classify", 0], "sensitivity": "balanced"},
+    }
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["split", 2]}}
+    run = server.run({**nodes, "safe": save(["split", 0], "safe"), "flagged": save(["split", 1], "flagged")})
+    assert run.succeeded, run.error
+    safe = [scene for scene in scenes if scene == SAFE]
+    assert len(run.pictures("safe")) == len(safe)
+    assert len(run.pictures("flagged")) == len(scenes) - len(safe)
+    assert run.outputs["text"]["text"] == [str([i for i, scene in enumerate(scenes) if scene == SAFE])]
+
+
+MODES = ("leave out silently", "leave out with an error", "stop the whole prompt")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scene", [SAFE, UNSAFE])
+def test_the_gate_in_its_modes(server, mode, scene):
+    nodes, link = load(server, [scene])
+    nodes["guard"] = guard(link, action="detect only")
+    nodes["gate"] = {
+        "class_type": "NSFWG_Gate",
+        "inputs": {"value": link, "flagged": ["guard", 1], "mode": mode, "message": "held back"},
+    }
+    run = server.run({**nodes, "save": save(["gate", 0])})
+    assert len(run.pictures("save")) == (scene == SAFE)
+    if scene == UNSAFE and mode == MODES[2]:
+        assert not run.succeeded
+        assert "held back" in run.error
+
+
+def test_a_policy_of_ones_own(server):
+    nodes, link = load(server, [SAFE, UNSAFE, ("heart", "red", "white")])
+    nodes["policy"] = {
+        "class_type": "NSFWG_Policy",
+        "inputs": {
+            "level": "high",
+            "threshold": 1.0,
+            "per_label": "heart = 0.4\n\ntriangle: 0.99999",
+            "batch": "each image by itself",
+        },
+    }
+    run = server.run({**nodes, "guard": guard(link, policy=["policy", 0]), "save": save(["guard", 0])})
+    assert run.succeeded, run.error
+    report = run.report("guard")
+    assert report["policy"]["per_label"] == {"heart": 0.4, "triangle": 0.99999}
+    assert report["verdicts"][2]["reason"] == "label"
+    assert report["verdicts"][2]["flagged"] is True
+    assert report["verdicts"][0]["flagged"] is False
+
+
+@pytest.mark.parametrize("prompt_in_file", [None, "in all images", "never"])
+def test_saving_with_the_verdict_in_the_file(server, prompt_in_file):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    settings = {"filename_prefix": "sub/guarded", "sensitivity": "balanced", "action": "blur", "action.cells": 16}
+    if prompt_in_file:
+        settings["prompt_in_file"] = prompt_in_file
+    nodes["save"] = {"class_type": "NSFWG_SaveImage", "inputs": {"images": link, **settings}}
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    files = [server.open(entry) for entry in run.outputs["save"]["images"]]
+    verdicts = [json.loads(file.text["nsfw_guard"]) for file in files]
+    assert [verdict["flagged"] for verdict in verdicts] == [False, True]
+    wanted = {None: [True, False], "in all images": [True, True], "never": [False, False]}[prompt_in_file]
+    assert ["prompt" in file.text for file in files] == wanted
+    assert np.array_equal(np.asarray(files[0]), picture(SAFE))
+    assert not np.array_equal(np.asarray(files[1]), picture(UNSAFE))
+    assert not list(server.base.rglob("*.part"))
+
+
+def test_saving_leaves_blocked_images_out(server):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    settings = {"filename_prefix": "blocked", "sensitivity": "balanced", "action": "block", "action.message": ""}
+    nodes["save"] = {"class_type": "NSFWG_SaveImage", "inputs": {"images": link, **settings}}
+    run = server.run(nodes)
+    (shown,) = run.pictures("save")
+    assert np.array_equal(shown, picture(SAFE))
+
+
+# --- Videos ----------------------------------------------------------------------------------------------------------
+
+
+def clip(server, scenes, *, audio=True, fps=4.0):
+    """Nodes that make a video of these frames, with sound."""
+    nodes, link = load(server, scenes)
+    inputs = {"images": link, "fps": fps}
+    if audio:
+        with wave.open(str(server.base / "input" / "sound.wav"), "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(16000)
+            sound.writeframes((1000 * np.sin(np.arange(int(16000 * len(scenes) / fps)) / 9)).astype("<i2").tobytes())
+        nodes["sound"] = {"class_type": "LoadAudio", "inputs": {"audio": "sound.wav"}}
+        inputs["audio"] = ["sound", 0]
+    nodes["clip"] = {"class_type": "CreateVideo", "inputs": inputs}
+    return nodes
+
+
+def video_guard(**inputs):
+    settings = {"sensitivity": "balanced", "action": "fill", "action.color": "#000000"}
+    return {"class_type": "NSFWG_Video", "inputs": {"video": ["clip", 0], **settings, **inputs}}
+
+
+FRAMES = [SAFE] * 5 + [UNSAFE] * 3 + [SAFE] * 4
+
+
+def frames_of(server, nodes):
+    """Run, and return the run and the frames that come out of the guard, by ComfyUI's own reading of the video."""
+    parts = {"class_type": "GetVideoComponents", "inputs": {"video": ["guard", 0]}}
+    run = server.run({**nodes, "parts": parts, "save": save(["parts", 0])})
+    assert run.succeeded, run.error
+    return run, run.pictures("save")
+
+
+@pytest.mark.parametrize(
+    ("settings", "black", "seen"),
+    [
+        ({"min_run": 1}, [5, 6, 7], 12),
+        ({"min_run": 1, "every": 3}, [5, 6, 7], 9),  # 0 3 6 9 11, and those next to 6
+        ({"min_run": 5}, [4, 5, 6, 7, 8], 12),
+        ({"redact": "the whole video"}, list(range(12)), 12),
+    ],
+)
+def test_frames_of_a_video(server, settings, black, seen):
+    run, shown = frames_of(server, {**clip(server, FRAMES), "guard": video_guard(**settings)})
+    assert len(shown) == len(FRAMES)
+    for index, (scene, frame) in enumerate(zip(FRAMES, shown, strict=True)):
+        assert (not frame.any()) if index in black else np.array_equal(frame, picture(scene))
+    report = run.report("guard")
+    assert report["redacted_seconds"] == [[black[0] / 4, (black[-1] + 1) / 4]]
+    assert len(report["verdicts"]) == len(report["seen_frames"]) == seen
+    assert f"{black[0] / 4:.2f} to {(black[-1] + 1) / 4:.2f} s" in run.outputs["guard"]["text"][0]
+
+
+def test_a_saved_video_keeps_its_sound_rate_and_frames(server):
+    nodes = {**clip(server, FRAMES), "guard": video_guard(min_run=1)}
+    nodes["save"] = {
+        "class_type": "SaveVideo",
+        "inputs": {"video": ["guard", 0], "filename_prefix": "video/out", "format": "mp4", "codec": "h264"},
+    }
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    (entry,) = run.outputs["save"]["images"]
+    probe = (
+        "import av, sys; c = av.open(sys.argv[1]); v = c.streams.video[0]; "
+        "print(v.average_rate, len(c.streams.audio), sum(1 for _ in c.decode(v)))"
+    )
+    file = server.base / "output" / entry["subfolder"] / entry["filename"]
+    said = subprocess.run(
+        [os.environ["COMFYUI_PYTHON"], "-c", probe, str(file)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert said == ["4", "1", "12"]
+
+
+def test_a_video_that_is_blocked(server):
+    nodes = {**clip(server, FRAMES, audio=False), "guard": video_guard(action="block", **{"action.message": ""})}
+    parts = {"class_type": "GetVideoComponents", "inputs": {"video": ["guard", 0]}}
+    run = server.run({**nodes, "parts": parts, "save": save(["parts", 0])})
+    assert run.succeeded
+    assert run.pictures("save") == []
+
+
+def test_a_long_video_can_be_interrupted_and_says_how_far_it_is(server):
+    nodes, _ = load(server, [SAFE])
+    nodes["many"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["load0", 0], "amount": 4096}}
+    nodes["clip"] = {"class_type": "CreateVideo", "inputs": {"images": ["many", 0], "fps": 30.0}}
+    parts = {"class_type": "GetVideoComponents", "inputs": {"video": ["guard", 0]}}
+    with server.listening() as socket:
+        prompt_id = server.submit(
+            {**nodes, "guard": video_guard(), "parts": parts, "save": save(["parts", 0])}, client_id=socket.client_id
+        )
+        progress = socket.wait_for("progress", lambda data: data["node"] == "guard" and 0 < data["value"] < data["max"])
+        assert progress["max"] == 4096
+        server.post("/interrupt", {})
+        run = server.finished(prompt_id)
+    assert not run.succeeded
+    assert any(kind == "execution_interrupted" for kind, _ in run.status["messages"])
+    assert run.pictures("save") == []
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"action": "hide"}, "action is 'hide'|action is .*; expected one of blur, pixelate"),
+        ({"sensitivity": "lax"}, "sensitivity is .*; expected one of balanced, strict"),
+        ({"action": "fill", "action.color": "pink"}, "color is 'pink'; expected a colour such as #000000"),
+    ],
+)
+def test_choices_that_there_are_not_stop_the_prompt(server, inputs, said):
+    nodes, link = load(server, [UNSAFE])
+    run = server.run({**nodes, "guard": guard(link, **inputs), "save": save(["guard", 0])})
+    assert not run.succeeded
+    assert re.search(said, run.error), run.error
+    assert run.pictures("save") == []
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"sensitivity": "threshold", "sensitivity.threshold": 1.5},
+        {"sensitivity": "threshold", "sensitivity.threshold": -0.1},
+        {"action": "blur", "action.cells": 0},
+        {"batch": "some"},
+    ],
+)
+def test_values_out_of_range_are_refused_by_the_server(server, inputs):
+    nodes, link = load(server, [UNSAFE])
+    with pytest.raises(Refused, match="value_smaller_than_min|value_bigger_than_max|value_not_in_list"):
+        server.run({**nodes, "guard": guard(link, **inputs), "save": save(["guard", 0])})
+
+
+def test_a_mask_in_the_place_of_an_image_is_refused(server):
+    nodes, _ = load(server, [UNSAFE])
+    with pytest.raises(Refused, match="return_type_mismatch"):
+        server.run({**nodes, "guard": guard(["load0", 1]), "save": save(["guard", 0])})
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(server):
+    nodes, link = load(server, [UNSAFE])
+    nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "gone.safetensors"}}
+    with pytest.raises(Refused, match="value_not_in_list"):
+        server.run({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})

@@ -67,11 +67,12 @@ class LoadedClassifier:
         """The card of the model."""
         return self.classifier.card
 
-    def score(self, images: Tensor, *, node_id: str | None = None) -> Scores:
+    def score(self, images: Tensor, indices: list[int] | None = None, *, node_id: str | None = None) -> Scores:
         """Classify a batch, in chunks, with a progress bar, until the user interrupts.
 
         Args:
             images: ComfyUI's ``[B, H, W, C]``; values outside of [0, 1] are clamped, as ComfyUI does when it saves.
+            indices: Of the images to look at; ``None`` for all.
             node_id: Whose progress it is.
 
         Raises:
@@ -81,13 +82,15 @@ class LoadedClassifier:
         size = self.classifier.preprocess.size
         needed = CHUNK * 3 * size * size * 4 * _ACTIVATIONS
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
-        progress = comfy.utils.ProgressBar(len(images), node_id=node_id)
+        count = len(images) if indices is None else len(indices)
+        progress = comfy.utils.ProgressBar(count, node_id=node_id)
         parts = []
-        for start in range(0, len(images), CHUNK):
+        for start in range(0, count, CHUNK):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            chunk = images[start : start + CHUNK].movedim(-1, 1)
+            some = slice(start, start + CHUNK)
+            chunk = images[some if indices is None else indices[some]].movedim(-1, 1)
             parts.append(_all_views([self._score(look) for look in _looks(chunk)]))
-            progress.update_absolute(min(start + CHUNK, len(images)))
+            progress.update_absolute(min(start + CHUNK, count))
         return Scores(
             self.card,
             self.classifier.labels,
@@ -162,6 +165,20 @@ def load(name: str | None = None, *, device: str = "auto", precision: str = "aut
     key = (checkpoints.stamp(name), device, precision)
     loaded: LoadedClassifier = _kept(_LOADED, key, lambda: LoadedClassifier(name, device=device, precision=precision))
     return loaded
+
+
+def given_or_default(given: Any) -> LoadedClassifier:
+    """Return the classifier that is linked, or without one the first one installed.
+
+    Raises:
+        SettingError: What is linked is none.
+        CheckpointError: None is installed.
+    """
+    if given is None:
+        return load()
+    if not isinstance(given, LoadedClassifier):
+        raise SettingError(f"classifier is a {type(given).__name__}; expected what Load NSFW Classifier puts out.")
+    return given
 
 
 def score_once(classifier: LoadedClassifier, images: Tensor, *, node_id: str | None = None) -> Scores:

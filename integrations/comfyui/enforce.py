@@ -21,7 +21,7 @@ from nsfw_guard.errors import SettingError
 
 from . import checkpoints, classifier, options
 from .nodes_image import blocker, decide
-from .nodes_video import FRAMES, guard_video
+from .nodes_video import decide_video, redact_video
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +154,8 @@ def guarded(value: Any, node_id: str | None) -> Any:
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return type(value)(guarded(item, node_id) for item in value)
     if hasattr(value, "get_components"):
-        loaded = classifier.load(model)
-        return guard_video(value, sensitivity, action, loaded, None, 1, FRAMES, 8, node_id=node_id)[0]
+        decided = decide_video(value, sensitivity, classifier.load(model), None, node_id=node_id)
+        return redact_video(decided, options.action_of(action))
     if not isinstance(value, Tensor):
         return value
     images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value

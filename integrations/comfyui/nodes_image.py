@@ -60,6 +60,7 @@ class Guard(io.ComfyNode):
                 io.Image.Input("image", tooltip="Every image of the batch is looked at."),
                 options.sensitivity_input(),
                 options.action_input(),
+                options.replacement_input(),
                 options.classifier_input(),
                 options.policy_input(),
                 io.Combo.Input(
@@ -90,16 +91,16 @@ class Guard(io.ComfyNode):
         action: Any = None,
         classifier: Any = None,
         policy: Any = None,
+        replacement: Any = options.UNLINKED,
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
 
         def flagged() -> bool:
             scores = scores_of(image, classifier, cls.hidden.unique_id)
-            _, verdicts = decide(scores, _plain(sensitivity), policy)
-            return any(verdict.flagged for verdict in verdicts)
+            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
 
-        return options.missing_replacement(action, flagged)
+        return options.needs_replacement(replacement, action, flagged)
 
     @classmethod
     def execute(
@@ -110,11 +111,12 @@ class Guard(io.ComfyNode):
         classifier: Any = None,
         policy: Policy | None = None,
         batch: str = EACH,
+        replacement: Any = None,
     ) -> io.NodeOutput:
         """Classify, decide, redact."""
         scores = scores_of(image, classifier, cls.hidden.unique_id)
         chosen, verdicts = decide(scores, sensitivity, policy, batch=batch)
-        return censored(cls, image, scores, chosen, verdicts, action)
+        return censored(cls, image, scores, chosen, verdicts, action, replacement)
 
 
 class Classify(io.ComfyNode):
@@ -172,6 +174,7 @@ class Censor(io.ComfyNode):
                 options.ScoresType.Input("scores", tooltip="From NSFW Classify: one for each image."),
                 options.sensitivity_input(),
                 options.action_input(),
+                options.replacement_input(),
                 options.policy_input(),
                 io.Mask.Input("mask", optional=True, tooltip="Redact flagged images only where this is white."),
             ],
@@ -187,15 +190,20 @@ class Censor(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(
-        cls, scores: Any, sensitivity: Any = None, action: Any = None, policy: Any = None, **_: Any
+        cls,
+        scores: Any,
+        sensitivity: Any = None,
+        action: Any = None,
+        policy: Any = None,
+        replacement: Any = options.UNLINKED,
+        **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
 
         def flagged() -> bool:
-            _, verdicts = decide(scores, _plain(sensitivity), policy)
-            return any(verdict.flagged for verdict in verdicts)
+            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
 
-        return options.missing_replacement(action, flagged)
+        return options.needs_replacement(replacement, action, flagged)
 
     @classmethod
     def execute(
@@ -206,11 +214,12 @@ class Censor(io.ComfyNode):
         action: Any = None,
         policy: Policy | None = None,
         mask: Tensor | None = None,
+        replacement: Any = None,
     ) -> io.NodeOutput:
         """Decide, redact."""
         check_scores(scores, image)
         chosen, verdicts = decide(scores, sensitivity, policy)
-        output = censored(cls, image, scores, chosen, verdicts, action, mask=mask)
+        output = censored(cls, image, scores, chosen, verdicts, action, replacement, mask=mask)
         return io.NodeOutput(*output.args[:4], ui=output.ui)
 
 
@@ -221,12 +230,13 @@ def censored(
     policy: Policy,
     verdicts: list[Verdict],
     action: Any,
+    replacement: Any,
     *,
     mask: Tensor | None = None,
 ) -> io.NodeOutput:
     """Do what the inputs say: the images, whether any is flagged, the mask, the report, the scores."""
     flagged = any(verdict.flagged for verdict in verdicts)
-    chosen = options.action_of(action, flagged=flagged)
+    chosen = options.action_of(action, replacement, flagged=flagged)
     text, verdicts_json = report.as_text(verdicts, chosen.kind), report.as_json(verdicts, policy, chosen.kind)
     images = blocker(chosen, verdicts) or options.redacted(image, verdicts, chosen, mask)
     outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
@@ -235,11 +245,7 @@ def censored(
 
 def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:
     """Classify with the classifier that is linked, or the first one installed; once for each batch."""
-    if given is None:
-        given = classifier.load()
-    if not isinstance(given, classifier.LoadedClassifier):
-        raise SettingError(f"classifier is a {type(given).__name__}; expected what Load NSFW Classifier puts out.")
-    return classifier.score_once(given, image, node_id=node_id)
+    return classifier.score_once(classifier.given_or_default(given), image, node_id=node_id)
 
 
 def check_scores(scores: Any, image: Any) -> None:
@@ -251,13 +257,6 @@ def check_scores(scores: Any, image: Any) -> None:
         raise ImageError(
             f"There are {len(image)} images and the scores of {len(scores)}; expected those of the same batch."
         )
-
-
-def _plain(value: Any) -> Any:
-    """A dynamic input as ``execute`` gets it, from what ``check_lazy_status`` gets: pairs of a value and its name."""
-    if not isinstance(value, dict):
-        return value
-    return {key: entry[0] if isinstance(entry, tuple) else entry for key, entry in value.items()}
 
 
 NODES = [Guard, Classify, Censor]

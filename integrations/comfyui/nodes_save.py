@@ -19,7 +19,7 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
 from . import options, report
-from .nodes_image import Guard, decide, scores_of, show
+from .nodes_image import decide, scores_of, show
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
 
@@ -42,6 +42,7 @@ class SaveImage(io.ComfyNode):
                 io.String.Input("filename_prefix", default="ComfyUI", tooltip="As for Save Image."),
                 options.sensitivity_input(),
                 options.action_input(),
+                options.replacement_input(),
                 options.classifier_input(),
                 options.policy_input(),
                 io.Combo.Input(
@@ -66,10 +67,16 @@ class SaveImage(io.ComfyNode):
         action: Any = None,
         classifier: Any = None,
         policy: Any = None,
+        replacement: Any = options.UNLINKED,
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
-        return Guard.check_lazy_status(images, sensitivity, action, classifier, policy)
+
+        def flagged() -> bool:
+            scores = scores_of(images, classifier, cls.hidden.unique_id)
+            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
+
+        return options.needs_replacement(replacement, action, flagged)
 
     @classmethod
     def execute(
@@ -81,13 +88,14 @@ class SaveImage(io.ComfyNode):
         classifier: Any = None,
         policy: Policy | None = None,
         prompt_in_file: str = UNFLAGGED,
+        replacement: Any = None,
     ) -> io.NodeOutput:
         """Classify, decide, redact, save."""
         if prompt_in_file not in (UNFLAGGED, ALL, NEVER):
             raise SettingError(f"prompt_in_file is {prompt_in_file!r}; expected {UNFLAGGED!r}, {ALL!r} or {NEVER!r}.")
         scores = scores_of(images, classifier, cls.hidden.unique_id)
         chosen, verdicts = decide(scores, sensitivity, policy)
-        done = options.action_of(action, flagged=any(verdict.flagged for verdict in verdicts))
+        done = options.action_of(action, replacement, flagged=any(verdict.flagged for verdict in verdicts))
         shown = options.redacted(images, verdicts, done)
         saved = [
             (image, verdict)

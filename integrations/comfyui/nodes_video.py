@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from comfy_api.latest import Input, InputImpl, Types, io
-from torch import Tensor
+from comfy_api.latest import Input, InputImpl, io
 
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError, SettingError
@@ -38,6 +37,7 @@ class GuardVideo(io.ComfyNode):
                 io.Video.Input("video", tooltip="All of its frames are decoded; they are looked at a few at a time."),
                 options.sensitivity_input(),
                 options.action_input(),
+                options.replacement_input(),
                 options.classifier_input(),
                 options.policy_input(),
                 io.Int.Input(
@@ -72,6 +72,11 @@ class GuardVideo(io.ComfyNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, action: Any = None, replacement: Any = options.UNLINKED, **_: Any) -> list[str]:
+        """Ask for the replacement picture only if the action is to replace."""
+        return options.needs_replacement(replacement, action, lambda: True)
+
+    @classmethod
     def execute(
         cls,
         video: Input.Video,
@@ -82,30 +87,60 @@ class GuardVideo(io.ComfyNode):
         every: int = 1,
         redact: str = FRAMES,
         min_run: int = 8,
+        replacement: Any = None,
     ) -> io.NodeOutput:
         """Look, decide, redact."""
-        guarded = guard_video(
-            video, sensitivity, action, classifier, policy, every, redact, min_run, node_id=cls.hidden.unique_id
+        node_id = cls.hidden.unique_id
+        decided = decide_video(
+            video, sensitivity, classifier, policy, every=every, redact=redact, min_run=min_run, node_id=node_id
         )
-        return io.NodeOutput(*guarded[:3], ui=show(cls, guarded[3], guarded[2]))
+        done = options.action_of(action, replacement, flagged=decided.flagged)
+        text, verdicts_json = describe(decided, done)
+        guarded = redact_video(decided, done)
+        return io.NodeOutput(guarded, decided.flagged, verdicts_json, ui=show(cls, text, verdicts_json))
 
 
-def guard_video(
+@dataclass(frozen=True)
+class Decided:
+    """What was decided on a video.
+
+    Attributes:
+        video: The video.
+        components: Its decoded parts.
+        policy: By which it was decided.
+        verdicts: One per frame; ``None`` for those that were not looked at.
+        runs: The frames to redact, from the first one of a run to the one after its last.
+    """
+
+    video: Any
+    components: Any
+    policy: Policy
+    verdicts: list[Verdict | None]
+    runs: list[tuple[int, int]]
+
+    @property
+    def seen(self) -> list[Verdict]:
+        """The verdicts on the frames that were looked at."""
+        return [verdict for verdict in self.verdicts if verdict is not None]
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any frame is flagged."""
+        return any(verdict.flagged for verdict in self.seen)
+
+
+def decide_video(
     video: Any,
     sensitivity: Any,
-    action: Any,
     given: Any,
     policy: Policy | None,
-    every: int,
-    redact: str,
-    min_run: int,
     *,
+    every: int = 1,
+    redact: str = FRAMES,
+    min_run: int = 8,
     node_id: str | None,
-) -> tuple[Any, bool, str, str]:
-    """Guard a video; the arguments are the inputs of the node.
-
-    Returns:
-        The video (itself if nothing is redacted) or what blocks it; whether any frame is flagged; the report; the text.
+) -> Decided:
+    """Look at the frames of a video; the arguments are the inputs of the node.
 
     Raises:
         ImageError: It has no frames, or is no video.
@@ -119,68 +154,54 @@ def guard_video(
     frames = components.images
     if not len(frames):
         raise ImageError("The video has no frames; expected at least one.")
-    classifier.check_images(frames)
-    loaded = classifier.load() if given is None else given
+    loaded = classifier.given_or_default(given)
     chosen = options.policy_of(loaded.card, sensitivity, policy)
-    count = len(frames)
 
     def decide(indices: list[int]) -> list[Verdict]:
-        if not indices:
-            return []
-        # Without a copy where every frame is looked at.
-        part = frames if len(indices) == count else frames[indices]
-        return chosen.decide(loaded.score(part, node_id=node_id))
+        return chosen.decide(loaded.score(frames, indices, node_id=node_id)) if indices else []
 
-    verdicts = decide_frames(count, decide, chosen, every=every)
-    seen = [verdict for verdict in verdicts if verdict is not None]
-    flagged = any(verdict.flagged for verdict in seen)
+    verdicts = decide_frames(len(frames), decide, chosen, every=every)
     runs = frames_to_redact(verdicts, min_run=min_run)
-    if flagged and redact == CLIP:
-        runs = [(0, count)]
-    done = options.action_of(action, flagged=flagged)
-    rate = components.frame_rate
-    verdicts_json = report.as_json(
-        seen,
-        chosen,
-        done.kind,
-        frames=count,
-        frame_rate=float(rate),
-        seen_frames=[index for index, verdict in enumerate(verdicts) if verdict is not None],
-        redacted_seconds=[[_seconds(start, rate), _seconds(stop, rate)] for start, stop in runs],
-    )
-    text = report.as_text(seen, done.kind, noun="frame")
-    if runs:
-        text += "\n" + ", ".join(f"{_seconds(start, rate):.2f}-{_seconds(stop, rate):.2f} s" for start, stop in runs)
-    held = blocker(done, seen)
+    return Decided(video, components, chosen, verdicts, [(0, len(frames))] if runs and redact == CLIP else runs)
+
+
+def redact_video(decided: Decided, action: options.Action) -> Any:
+    """Return the video itself if nothing is redacted, what blocks it, or another one with as many frames."""
+    held = blocker(action, decided.seen)
     if held is not None:
-        return held, True, verdicts_json, text
-    images = _redacted(frames, verdicts, runs, done)
-    if images is frames:
-        return video, flagged, verdicts_json, text
-    rebuilt = Types.VideoComponents(
-        images=images,
-        frame_rate=rate,
-        audio=components.audio,
-        metadata=components.metadata,
-        alpha=getattr(components, "alpha", None),
-    )
-    depth = video.get_bit_depth() if hasattr(video, "get_bit_depth") else 8
-    return InputImpl.VideoFromComponents(rebuilt, bit_depth=depth), flagged, verdicts_json, text
-
-
-def _redacted(
-    frames: Tensor, verdicts: list[Verdict | None], runs: list[tuple[int, int]], action: options.Action
-) -> Tensor:
-    """The frames with those of the runs redacted, whether or not each of them is flagged itself."""
-    worst = max((v for v in verdicts if v is not None), key=lambda v: (v.flagged, v.score))
+        return held
+    frames = decided.components.images
+    worst = max(decided.seen, key=lambda verdict: (verdict.flagged, verdict.score))
+    # Frames of a run that are not flagged themselves go with the worst.
     others = worst if worst.reason in FILLED_REASONS else replace(worst, reason="clip")
-    covered = {index for run in runs for index in range(*run)}
-    unflagged = replace(others, flagged=False, reason=None)
-    each = [
-        (verdict if verdict is not None and verdict.flagged else others) if index in covered else unflagged
-        for index, verdict in enumerate(verdicts)
+    covered = {index for run in decided.runs for index in range(*run)}
+    outside = replace(worst, flagged=False)
+    verdicts = [
+        (verdict if verdict is not None and verdict.flagged else others) if index in covered else outside
+        for index, verdict in enumerate(decided.verdicts)
     ]
-    return options.redacted(frames, each, action)
+    images = options.redacted(frames, verdicts, action)
+    if images is frames:
+        return decided.video
+    components = replace(decided.components, images=images)
+    return InputImpl.VideoFromComponents(components, bit_depth=decided.video.get_bit_depth())
+
+
+def describe(decided: Decided, action: options.Action) -> tuple[str, str]:
+    """Return the text for the node and the report."""
+    rate = decided.components.frame_rate
+    ranges = [[_seconds(start, rate), _seconds(stop, rate)] for start, stop in decided.runs]
+    verdicts_json = report.as_json(
+        decided.seen,
+        decided.policy,
+        action.kind,
+        frames=len(decided.verdicts),
+        frame_rate=float(rate),
+        seen_frames=[index for index, verdict in enumerate(decided.verdicts) if verdict is not None],
+        redacted_seconds=ranges,
+    )
+    text = report.as_text(decided.seen, action.kind, noun="frame")
+    return "\n".join([text, *(f"{start:.2f} to {stop:.2f} s" for start, stop in ranges)]), verdicts_json
 
 
 def _seconds(frame: int, rate: Fraction | float) -> float:

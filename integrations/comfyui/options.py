@@ -24,6 +24,8 @@ PRESETS = ("balanced", "strict", "permissive")
 THRESHOLD = "threshold"
 BLOCK = "block"
 DETECT = "detect only"
+# The default of a lazy input: one that is linked and not evaluated yet is None.
+UNLINKED = object()
 
 
 def classifier_input() -> Any:
@@ -81,12 +83,6 @@ def action_input(*, default: str = "blur", block: bool = True) -> Any:
         "pixelate": [cells()],
         "fill": [io.Color.Input("color", default="#000000", tooltip="The colour that flagged images become.")],
         "replace": [
-            io.Image.Input(
-                "replacement",
-                optional=True,
-                lazy=True,
-                tooltip="Shown instead of flagged images. It is made only when something is flagged.",
-            ),
             io.Combo.Input(
                 "fit",
                 options=list(FITS),
@@ -109,6 +105,16 @@ def action_input(*, default: str = "blur", block: bool = True) -> Any:
         "action",
         options=[io.DynamicCombo.Option(key, inputs) for key, inputs in (first | options).items()],
         tooltip="What becomes of flagged images. Images that are not flagged stay as they are, bit by bit.",
+    )
+
+
+def replacement_input() -> Any:
+    """The picture for the action "replace". Not among that action's own inputs: ComfyUI knows no lazy ones there."""
+    return io.Image.Input(
+        "replacement",
+        optional=True,
+        lazy=True,
+        tooltip="For the action replace: shown instead of flagged images. It is made only when something is flagged.",
     )
 
 
@@ -141,11 +147,12 @@ def policy_of(card: ModelCard, sensitivity: Any, policy: Policy | None) -> Polic
     return Policy(threshold=sensitivity.get("threshold")) if key == THRESHOLD else card.policy(key)
 
 
-def action_of(action: Any, *, flagged: bool = True) -> Action:
+def action_of(action: Any, replacement: Any = None, *, flagged: bool = True) -> Action:
     """Return the action that the inputs of a node say.
 
     Args:
         action: The value of ``action_input()``.
+        replacement: The picture for "replace".
         flagged: Whether anything is flagged: otherwise no replacement is needed.
 
     Raises:
@@ -158,25 +165,28 @@ def action_of(action: Any, *, flagged: bool = True) -> Action:
     if key == "fill":
         return Action(key, Redaction(key, color=_rgb(action.get("color", "#000000"))))
     if key == "replace" and flagged:
-        return Action(
-            key, Redaction(key, image=_replacement(action.get("replacement")), fit=action.get("fit", "cover"))
-        )
+        return Action(key, Redaction(key, image=_replacement(replacement), fit=action.get("fit", "cover")))
     message = str(action.get("message") or "").strip() or None
     return Action(key, Redaction("none"), message if key == BLOCK else None)
 
 
-def missing_replacement(action: Any, flagged: Callable[[], bool]) -> list[str]:
-    """Name the replacement picture if it is linked, not made yet, and needed: for ``check_lazy_status``.
+def needs_replacement(replacement: Any, action: Any, flagged: Callable[[], bool]) -> list[str]:
+    """Ask for the replacement picture if it is linked, not made yet, and needed: for ``check_lazy_status``.
 
     Args:
-        action: The value of ``action_input()`` there, where each entry is a pair of a value and the input's name.
+        replacement: ``None`` if it is linked and not made, ``UNLINKED`` if it is not linked.
+        action: The value of ``action_input()``.
         flagged: Tells whether anything is flagged; asked only if it matters.
     """
-    if not isinstance(action, dict) or "replacement" not in action:
-        return []
-    entry = action["replacement"]
-    value, name = entry if isinstance(entry, tuple) else (entry, "action.replacement")
-    return [name] if value is None and flagged() else []
+    wanted = replacement is None and plain(action).get("action") == "replace"
+    return ["replacement"] if wanted and flagged() else []
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dynamic input as ``execute`` gets it, from what ``check_lazy_status`` gets: pairs of a value and its name."""
+    if not isinstance(value, dict):
+        return {}
+    return {key: entry[0] if isinstance(entry, tuple) else entry for key, entry in value.items()}
 
 
 def redacted(images: Tensor, verdicts: list[Verdict], action: Action, mask: Tensor | None = None) -> Tensor:
@@ -251,7 +261,7 @@ def _rgb(color: Any) -> tuple[float, float, float]:
 
 
 def _replacement(image: Any) -> Tensor:
-    if image is None:
+    if image is None or image is UNLINKED:
         raise SettingError('The action is "replace", and no picture is linked; link one to "replacement".')
     if not isinstance(image, Tensor) or image.ndim != 4 or not image.numel():
         raise ImageError("The replacement is no IMAGE; expected one picture, such as that of Load Image.")
