@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from .errors import ImageError
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB")
 # Formats in which several frames are one picture; of others (MPO) only the first is what people see.
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class Picture:
@@ -43,12 +43,10 @@ class Picture:
         if picture.mode == "F":
             raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
         self._reader: Any = None
-        try:
+        with _reading(name, "decoded"):
             self.owners = [0] * getattr(picture, "n_frames", 1)
             # Frames are read by a reader of our own: the caller's picture stays where it is.
             self._data = _file_of(picture) if len(self.owners) > 1 else b""
-        except _BROKEN as error:
-            raise ImageError(f"{name} cannot be decoded: {error}") from error
 
     @classmethod
     def read(cls, source: Any, name: str) -> Picture:
@@ -60,20 +58,17 @@ class Picture:
         if isinstance(source, Image.Image):
             return cls(source, name)
         where = str(source) if isinstance(source, (str, Path)) else f"{name} ({len(source)} bytes)"
-        try:
+        with _reading(where, "opened as a picture"):
             # Read in full: the picture is decoded lazily, and the file may be gone by then.
             data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
             picture = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{where} is refused as a decompression bomb: {error}") from error
-        except OSError as error:
-            raise ImageError(f"{where} cannot be opened as a picture: {error}") from error
         _refuse_bomb(picture, where)
         return cls(picture, where)
 
     def pixels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Decode frames: ``[N, 3, H, W]`` and their extents; see ``ImageBatch.pixels``."""
-        frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
+        with _reading(self._name, "decoded"):
+            frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
         return frames, torch.tensor([[0.0, 1.0]]).expand(len(frames), 2)
 
     def refuse(self, low: float, high: float, name: str) -> None:
@@ -105,7 +100,7 @@ class Picture:
     def _frame(self, index: int) -> Image.Image:
         """One frame, upright."""
         picture = self.original
-        try:
+        with _reading(self._name, "decoded"):
             if len(self.owners) == 1:
                 picture.load()
                 return ImageOps.exif_transpose(picture)
@@ -115,10 +110,19 @@ class Picture:
             self._reader.seek(index)
             _refuse_bomb(self._reader, self._name)
             return ImageOps.exif_transpose(self._reader.copy())
-        except ImageError:
-            raise
-        except _BROKEN as error:
-            raise ImageError(f"{self._name} cannot be decoded: {error}") from error
+
+
+@contextmanager
+def _reading(name: str, done: str) -> Iterator[None]:
+    """Make whatever Pillow raises an ``ImageError``: on broken files its readers raise nearly anything."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is refused as a decompression bomb: {error}") from error
+    except Exception as error:
+        raise ImageError(f"{name} cannot be {done}: {error}") from error
 
 
 def _file_of(picture: Any) -> bytes:

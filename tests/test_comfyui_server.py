@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
+import shutil
 import subprocess
 import wave
 
@@ -466,3 +468,150 @@ def test_a_checkpoint_that_is_not_there_is_refused(server):
     nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "gone.safetensors"}}
     with pytest.raises(Refused, match="value_not_in_list"):
         server.run({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
+
+
+def test_a_checkpoint_removed_after_validation_stops_the_prompt(server):
+    nodes, _ = load(server, [UNSAFE])
+    folder = server.base / "models" / "nsfw_guard" / "brief"
+    shutil.copytree(server.base / "models" / "nsfw_guard" / "shapes", folder)
+    # Long enough before the guard for the file to be gone when it runs.
+    nodes["many"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["load0", 0], "amount": 2048}}
+    nodes["first"] = {"class_type": "NSFWG_Classify", "inputs": {"image": ["many", 0]}}
+    nodes["last"] = {"class_type": "ImageFromBatch", "inputs": {"image": ["many", 0], "batch_index": 0, "length": 1}}
+    nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "brief/model.safetensors"}}
+    prompt = {**nodes, "guard": guard(["last", 0], classifier=["model", 0]), "save": save(["guard", 0])}
+    server.get("/object_info/NSFWG_LoadClassifier")
+    prompt["preview"] = {"class_type": "PreviewAny", "inputs": {"source": ["first", 1]}}
+    prompt_id = server.submit(prompt)
+    shutil.rmtree(folder)
+    run = server.finished(prompt_id)
+    if not run.succeeded:  # otherwise the loader came first
+        assert "is not in ComfyUI's models/nsfw_guard any more" in run.error
+        assert run.pictures("save") == []
+
+
+def test_broken_files_stop_the_prompt(server):
+    folder = server.base / "models" / "nsfw_guard"
+    (folder / "corrupt.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not json at all")
+    (folder / "pickled.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))
+    for name in ("corrupt", "pickled"):
+        shutil.copy(folder / "shapes" / "config.json", folder / f"{name}.json")
+        shutil.copy(folder / "shapes" / "preprocessor_config.json", folder / f"{name}.preprocessor_config.json")
+        (folder / f"{name}.toml").write_text('card = "demo"\n', encoding="utf-8")
+    shutil.copy(folder / "shapes" / "model.safetensors", folder / "alone.safetensors")
+    nodes, link = load(server, [UNSAFE])
+    for name, said in (("corrupt", "safetensors"), ("pickled", "safetensors"), ("alone", "has no config beside it")):
+        nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": f"{name}.safetensors"}}
+        run = server.run({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
+        (folder / f"{name}.safetensors").unlink()
+        assert not run.succeeded
+        assert said in run.error
+        assert run.pictures("save") == []
+
+
+def test_the_demo_runs_where_it_is_chosen_by_name(server):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    (choices,) = [
+        entry["options"]
+        for entry in [
+            server.get("/object_info/NSFWG_LoadClassifier")["NSFWG_LoadClassifier"]["input"]["required"]["checkpoint"][
+                1
+            ]
+        ]
+    ]
+    (demo,) = [choice for choice in choices if choice.startswith("demo")]
+    assert "no NSFW model" in demo
+    nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": demo}}
+    run = server.run({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
+    assert run.report("guard")["flagged_indices"] == [1]
+
+
+# --- Servers of their own --------------------------------------------------------------------------------------------
+
+
+def test_without_a_checkpoint_the_guard_says_where_to_put_one(tmp_path):
+    server = Server(tmp_path, checkpoint=False)
+    try:
+        nodes, link = load(server, [SAFE])
+        run = server.run({**nodes, "guard": guard(link), "save": save(["guard", 0])})
+        assert not run.succeeded
+        assert "No NSFW classifier is installed" in run.error
+        assert "nsfw-guard download freepik --to" in run.error
+        assert run.pictures("save") == []
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def enforcing(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("enforcing"), env={"NSFW_GUARD_ENFORCE": "1"})
+    yield server
+    server.close()
+
+
+def test_an_operator_guards_graphs_without_a_guard(enforcing):
+    nodes, link = load(enforcing, [SAFE, UNSAFE])
+    nodes["preview"] = {"class_type": "PreviewImage", "inputs": {"images": link}}
+    run = enforcing.run({**nodes, "save": save(link)})
+    assert run.succeeded, run.error
+    for node in ("save", "preview"):
+        safe, unsafe = run.pictures(node)
+        assert np.array_equal(safe, picture(SAFE))
+        assert not np.array_equal(unsafe, picture(UNSAFE))
+        assert unsafe.std() > 1  # blurred, not filled
+
+
+def test_an_operator_guards_masks_and_videos_too(enforcing):
+    nodes = clip(enforcing, FRAMES, audio=False)
+    nodes["mask"] = {"class_type": "ImageToMask", "inputs": {"image": ["load5", 0], "channel": "green"}}
+    nodes["look"] = {"class_type": "MaskPreview", "inputs": {"mask": ["mask", 0]}}
+    nodes["save"] = {
+        "class_type": "SaveVideo",
+        "inputs": {"video": ["clip", 0], "filename_prefix": "v", "format": "mp4", "codec": "h264"},
+    }
+    run = enforcing.run(nodes)
+    assert run.succeeded, run.error
+    (mask,) = run.pictures("look")
+    assert not np.array_equal(mask[..., 0], picture(UNSAFE)[..., 1])
+    (entry,) = run.outputs["save"]["images"]
+    saved = enforcing.base / "output" / entry["subfolder"] / entry["filename"]
+    read = "import av, sys, numpy; v = [f.to_ndarray(format='rgb24') for f in av.open(sys.argv[1]).decode(video=0)]; "
+    read += "numpy.save(sys.argv[2], numpy.stack(v))"
+    frames = enforcing.base / "frames.npy"
+    subprocess.run([os.environ["COMFYUI_PYTHON"], "-c", read, str(saved), str(frames)], check=True)
+    detail = [np.abs(np.diff(frame.astype(int), axis=1)).max() for frame in np.load(frames)]
+    assert len(detail) == len(FRAMES)
+    assert max(detail[4:8]) < min(detail[0], detail[-1]) / 2  # the sharp edges are gone
+
+
+def test_an_operator_cannot_be_bypassed_by_the_guard_node_or_by_detect_only(enforcing):
+    nodes, link = load(enforcing, [UNSAFE])
+    run = enforcing.run({**nodes, "guard": guard(link, action="detect only"), "save": save(["guard", 0])})
+    (shown,) = run.pictures("save")
+    assert not np.array_equal(shown, picture(UNSAFE))
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"1": {"inputs": {}}}, {"1": "SaveImage"}, [1, 2], {"1": {"class_type": ["a"], "inputs": 3}}]
+)
+def test_a_prompt_that_cannot_be_guarded_is_refused(enforcing, prompt):
+    with pytest.raises(Refused, match="This server guards every prompt, and could not guard this one"):
+        enforcing.run(prompt)
+
+
+def test_an_operator_without_a_checkpoint_runs_nothing(tmp_path):
+    server = Server(tmp_path, checkpoint=False, env={"NSFW_GUARD_ENFORCE": "1"})
+    try:
+        nodes, link = load(server, [SAFE])
+        with pytest.raises(Refused, match="No NSFW classifier is installed"):
+            server.run({**nodes, "save": save(link)})
+    finally:
+        server.close()
+
+
+def test_an_operator_switches_sampler_previews_off(tmp_path):
+    server = Server(tmp_path, env={"NSFW_GUARD_ENFORCE": "1"})
+    try:
+        assert "sampler previews are off" in server.log.read_text(errors="replace")
+    finally:
+        server.close()

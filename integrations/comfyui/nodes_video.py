@@ -11,7 +11,6 @@ from comfy_api.latest import Input, InputImpl, io
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
-from nsfw_guard.redact import FILLED_REASONS
 from nsfw_guard.verdict import Verdict
 
 from . import classifier, options, report
@@ -172,12 +171,11 @@ def redact_video(decided: Decided, action: options.Action) -> Any:
         return held
     frames = decided.components.images
     worst = max(decided.seen, key=lambda verdict: (verdict.flagged, verdict.score))
-    # Frames of a run that are not flagged themselves go with the worst.
-    others = worst if worst.reason in FILLED_REASONS else replace(worst, reason="clip")
     covered = {index for run in decided.runs for index in range(*run)}
     outside = replace(worst, flagged=False)
     verdicts = [
-        (verdict if verdict is not None and verdict.flagged else others) if index in covered else outside
+        # Frames of a run that are not flagged themselves go with the worst.
+        (verdict if verdict is not None and verdict.flagged else worst) if index in covered else outside
         for index, verdict in enumerate(decided.verdicts)
     ]
     images = options.redacted(frames, verdicts, action)

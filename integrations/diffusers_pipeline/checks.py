@@ -75,7 +75,7 @@ def decide(images: Any, record: Record, value_range: tuple[int, int], *, layers:
 def originals_of(images: Any, indices: list[int], value_range: tuple[int, int]) -> list[Tensor]:
     """Copies of some images as they are, each ``[3, H, W]`` in [0, 1]."""
     batch = _read(images, value_range)
-    return [next(batch.frames(index)).clone() for index in indices]
+    return [next(batch.frames(index)) for index in indices]
 
 
 def redacted(
@@ -96,8 +96,7 @@ def redacted(
     done = batch.replace(pixels)
     if layers and _layered(images):
         for index in pixels:  # opaque, to cover what its alpha showed
-            opaque = 255 if str(done.dtype).endswith("uint8") else 1
-            done[(index, 3) if isinstance(done, Tensor) else (index, ..., 3)] = opaque
+            done[(index, 3) if isinstance(done, Tensor) else (index, ..., 3)] = 1
     return done
 
 

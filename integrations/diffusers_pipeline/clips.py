@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError
 from nsfw_guard.guard import NsfwGuard
-from nsfw_guard.redact import FILLED_REASONS
 from nsfw_guard.verdict import Verdict
 
 from .checks import decide, originals_of, redacted
@@ -54,8 +52,8 @@ def check_clip(
             originals = torch.stack(list(shown))
         whole = settings.video == "clip" or bool(flagged_before)
         runs = [(0, count)] if whole else frames_to_redact(verdicts, min_run=settings.min_run)
-        others = verdict if verdict.reason in FILLED_REASONS else replace(verdict, reason="clip")
-        why = [found if found is not None and found.flagged else others for found in verdicts]
+        # Frames of a run that are not flagged themselves go with the worst.
+        why = [found if found is not None and found.flagged else verdict for found in verdicts]
         clip = _redacted_frames(clip, {i: why[i] for run in runs for i in range(*run)}, guard, value_range)
     return clip, Passed(verdict, frames=tuple(verdicts), original=originals)
 

@@ -82,8 +82,6 @@ class GuardedPipeline:
         record = record_of(self._nsfw_guard)
         if record is None or not isinstance(images, np.ndarray):
             return make(images)
-        if images.ndim == 3:
-            images = images[None]
         passed = record.find(images)
         if passed is None:
             if table.mechanism_of(type(self)) == "slot, inline":
