@@ -108,9 +108,8 @@ class Server:
         """Run a prompt to its end; returns the nodes that were executed too."""
         with self.listening() as listener:
             prompt_id = self.submit(prompt, client_id=listener.client_id)
-            executed: list[str] = []
-            listener.wait_for("executing", lambda data: executed.append(data["node"]) or data["node"] is None)
-        return self.finished(prompt_id), executed
+            said = listener.until_the_end()
+        return self.finished(prompt_id), [data["node"] for kind, data in said if kind == "executing"]
 
     def finished(self, prompt_id: str) -> Run:
         for _ in range(1200):
@@ -142,18 +141,26 @@ class Listener:
 
     def __init__(self, socket: Any, client_id: str) -> None:
         self._socket, self.client_id = socket, client_id
-        self.binary: list[bytes] = []
 
     def wait_for(self, kind: str, wanted: Callable[[Any], bool]) -> Any:
         """The data of the first message of this kind that is wanted."""
+        return next(data for said, data in self._messages() if said == kind and wanted(data))
+
+    def until_the_end(self) -> list[tuple[str, Any]]:
+        """All messages until the prompt is over."""
+        said = []
+        for kind, data in self._messages():
+            said.append((kind, data))
+            if kind == "executing" and data["node"] is None:
+                break
+        return said
+
+    def _messages(self) -> Iterator[tuple[str, Any]]:
         while True:
             message = self._socket.recv(timeout=120)
-            if isinstance(message, bytes):
-                self.binary.append(message)
-                continue
-            said = json.loads(message)
-            if said["type"] == kind and wanted(said["data"]):
-                return said["data"]
+            if isinstance(message, str):
+                said = json.loads(message)
+                yield said["type"], said["data"]
 
 
 class Run:

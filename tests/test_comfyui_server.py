@@ -16,7 +16,7 @@ import wave
 import numpy as np
 import pytest
 import torch
-from comfyui_server import Refused, Server
+from comfyui_server import ROOT, Refused, Server
 
 from nsfw_guard import Redaction
 from nsfw_guard.demo.shapes import draw
@@ -196,11 +196,6 @@ def censor(link, threshold, **inputs):
     }
 
 
-def looks(server):
-    """How often the server has said that a classifier begins."""
-    return server.log.read_text(errors="replace").count("Requested to load Classifier")
-
-
 def test_moving_a_threshold_runs_no_classifier(server):
     nodes, link = load(server, [SAFE, UNSAFE, ("heart", "blue", "white")])
     nodes["classify"] = classify(link)
@@ -212,6 +207,20 @@ def test_moving_a_threshold_runs_no_classifier(server):
         assert ("classify" in run.ran) is (threshold == 0.5)
     assert flags[0] == [False, True, False]
     assert flags[2] == [True, True, True]
+
+
+def test_the_one_node_guard_runs_its_classifier_once_for_a_batch(server):
+    nodes, link = load(server, [UNSAFE, UNSAFE, SAFE])
+    classified = []
+    for threshold, action in ((0.5, "fill"), (1.0, "fill"), (0.5, "detect only")):
+        settings = {"sensitivity": "threshold", "sensitivity.threshold": threshold, "action": action}
+        given = guard(link, **settings, **{"action.color": "#000000"})
+        with server.listening() as socket:
+            prompt_id = server.submit({**nodes, "guard": given, "save": save(["guard", 0])}, client_id=socket.client_id)
+            said = socket.until_the_end()
+        assert server.finished(prompt_id).report("guard")["policy"]["threshold"] == threshold
+        classified.append(any(kind == "progress" and data["node"] == "guard" for kind, data in said))
+    assert classified == [True, False, False]
 
 
 def test_a_cached_run_says_the_verdict_again(server):
@@ -471,23 +480,23 @@ def test_a_checkpoint_that_is_not_there_is_refused(server):
 
 
 def test_a_checkpoint_removed_after_validation_stops_the_prompt(server):
-    nodes, _ = load(server, [UNSAFE])
+    nodes, link = load(server, [UNSAFE])
     folder = server.base / "models" / "nsfw_guard" / "brief"
     shutil.copytree(server.base / "models" / "nsfw_guard" / "shapes", folder)
-    # Long enough before the guard for the file to be gone when it runs.
-    nodes["many"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["load0", 0], "amount": 2048}}
-    nodes["first"] = {"class_type": "NSFWG_Classify", "inputs": {"image": ["many", 0]}}
-    nodes["last"] = {"class_type": "ImageFromBatch", "inputs": {"image": ["many", 0], "batch_index": 0, "length": 1}}
-    nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "brief/model.safetensors"}}
-    prompt = {**nodes, "guard": guard(["last", 0], classifier=["model", 0]), "save": save(["guard", 0])}
-    server.get("/object_info/NSFWG_LoadClassifier")
-    prompt["preview"] = {"class_type": "PreviewAny", "inputs": {"source": ["first", 1]}}
-    prompt_id = server.submit(prompt)
-    shutil.rmtree(folder)
-    run = server.finished(prompt_id)
-    if not run.succeeded:  # otherwise the loader came first
-        assert "is not in ComfyUI's models/nsfw_guard any more" in run.error
-        assert run.pictures("save") == []
+    long = {"class_type": "RepeatImageBatch", "inputs": {"image": link, "amount": 4096}}
+    with server.listening() as socket:
+        before = {**nodes, "many": long, "first": classify(["many", 0])}
+        before["look"] = {"class_type": "PreviewAny", "inputs": {"source": ["first", 1]}}
+        server.submit(before, client_id=socket.client_id)
+        socket.wait_for("progress", lambda data: data["node"] == "first")
+        nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "brief/model.safetensors"}}
+        prompt_id = server.submit({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
+        shutil.rmtree(folder)
+        server.post("/interrupt", {})
+        run = server.finished(prompt_id)
+    assert not run.succeeded
+    assert "is not in ComfyUI's models/nsfw_guard any more" in run.error
+    assert run.pictures("save") == []
 
 
 def test_broken_files_stop_the_prompt(server):
@@ -524,6 +533,15 @@ def test_the_demo_runs_where_it_is_chosen_by_name(server):
     nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": demo}}
     run = server.run({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
     assert run.report("guard")["flagged_indices"] == [1]
+
+
+def test_installing_moves_no_package_of_comfyuis(tmp_path):
+    command = [os.environ["COMFYUI_PYTHON"], "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip did not get through: {done.stderr[-200:]}")
+    names = {entry["metadata"]["name"] for entry in json.loads(done.stdout)["install"]}
+    assert names <= {"nsfw-guard", "timm"}
 
 
 # --- Servers of their own --------------------------------------------------------------------------------------------

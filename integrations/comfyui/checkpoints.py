@@ -6,16 +6,17 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 
-from nsfw_guard.cards import CARD_FILE, CARDS, ModelCard
+from nsfw_guard.cards import CARD_FILE, ModelCard
 from nsfw_guard.checkpoint import INDEX, WEIGHTS, find_checkpoint
 from nsfw_guard.errors import CheckpointError
 
 FOLDER = "nsfw_guard"
-DEMO = "demo (draws of shapes; no NSFW model)"
+DEMO = "demo (drawn shapes; no NSFW model)"
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.safetensors$")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 # Beside a single file NAME.safetensors: the name that a checkpoint folder gives it → the names it may have here.
@@ -24,6 +25,8 @@ _BESIDE = {
     "preprocessor_config.json": ("{}.preprocessor_config.json", "preprocessor_config.json"),
     CARD_FILE: ("{}.toml", CARD_FILE),
 }
+# Folders made for single files, until the process ends.
+_STAGED: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def register_folder() -> None:
@@ -35,7 +38,8 @@ def register_folder() -> None:
         folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
     else:
         folder_paths.folder_names_and_paths[FOLDER] = ([default], {".safetensors"})
-    os.makedirs(default, exist_ok=True)
+    with suppress(OSError):  # a read-only installation, whose checkpoints are elsewhere
+        os.makedirs(default, exist_ok=True)
 
 
 def installed() -> list[str]:
@@ -94,14 +98,16 @@ def stamp(name: str) -> tuple[str, int, int]:
     return (path, status.st_mtime_ns, status.st_size)
 
 
-def known_cards() -> list[str]:
-    """Return the names of the built-in cards that can be downloaded."""
-    return [card.name for card in CARDS if card.name != "demo"]
+def default_stamp(**_: object) -> tuple[str, int, int] | None:
+    """Return the stamp of the checkpoint that nodes take which were given none, for their ``fingerprint_inputs``."""
+    names = installed()
+    return stamp(names[0]) if names else None
 
 
 def _as_folder(file: Path) -> Path:
     """Lay a single file and what is beside it out as a checkpoint folder, in a temporary one, without a copy."""
-    folder = Path(tempfile.mkdtemp(prefix="nsfw_guard_")) / file.stem
+    _STAGED.append(tempfile.TemporaryDirectory(prefix="nsfw_guard_"))
+    folder = Path(_STAGED[-1].name) / file.stem
     folder.mkdir()
     for name, choices in _BESIDE.items():
         beside = next((p for p in (file.parent / choice.format(file.stem) for choice in choices) if p.is_file()), None)

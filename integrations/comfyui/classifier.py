@@ -26,8 +26,9 @@ DEVICES = ("auto", "cpu")
 PRECISIONS = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Images between two looks at the interrupt button.
 CHUNK = 16
-# What one view needs while it is classified, in times the size of its input; seen with the four public models.
-_ACTIVATIONS = 48
+# What a view needs while it is classified, in times the size of its input: at most 28 with the architectures of the
+# public models, in float32 on a CPU.
+_ACTIVATIONS = 32
 
 
 class LoadedClassifier:

@@ -52,6 +52,11 @@ class Enforced(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
+
+    @classmethod
     def execute(cls, value: Any) -> io.NodeOutput:
         """Guard it by the operator's settings."""
         return io.NodeOutput(guarded(value, cls.hidden.unique_id))

@@ -14,7 +14,7 @@ from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Scores, Verdict
 
-from . import classifier, options, report
+from . import checkpoints, classifier, options, report
 
 EACH, ANY = "each image by itself", "one flags all"
 
@@ -84,6 +84,11 @@ class Guard(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
+
+    @classmethod
     def check_lazy_status(
         cls,
         image: Any,
@@ -144,6 +149,11 @@ class Classify(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
 
     @classmethod
     def execute(cls, image: Tensor, classifier: Any = None) -> io.NodeOutput:

@@ -18,7 +18,7 @@ from nsfw_guard.errors import SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
-from . import options, report
+from . import checkpoints, options, report
 from .nodes_image import decide, scores_of, show
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
@@ -58,6 +58,11 @@ class SaveImage(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
 
     @classmethod
     def check_lazy_status(

@@ -13,7 +13,7 @@ from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
-from . import classifier, options, report
+from . import checkpoints, classifier, options, report
 from .nodes_image import blocker, show
 
 FRAMES, CLIP = "runs of flagged frames", "the whole video"
@@ -69,6 +69,11 @@ class GuardVideo(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
 
     @classmethod
     def check_lazy_status(cls, action: Any = None, replacement: Any = options.UNLINKED, **_: Any) -> list[str]:

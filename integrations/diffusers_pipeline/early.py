@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class EarlyExit:
     """When to stop a generation early, and what to look at.
 
-    At the end of a step, the scheduler's prediction of the finished latents is decoded to a small preview. When every
-    item of the batch scores ``threshold`` or more on it, the remaining steps are skipped, and what there is so far
-    counts as flagged, with the reason ``"early"``, and is filled. Whatever is not stopped gets the full check.
+    At the end of a step, the scheduler's prediction of the finished latents is decoded to a small preview (of a video,
+    its first frame). When every item of the batch scores ``threshold`` or more on it, the remaining steps are skipped,
+    and what there is so far counts as flagged, with the reason ``"early"``, and is filled. Whatever is not stopped gets
+    the full check.
 
     Attributes:
         every: Steps between two looks, at least 1.
