@@ -579,6 +579,18 @@ def test_an_operator_guards_graphs_without_a_guard(enforcing):
         assert unsafe.std() > 1  # blurred, not filled
 
 
+def test_an_operator_guards_what_nodes_draw_on_themselves(enforcing):
+    nodes, link = load(enforcing, [UNSAFE])
+    region = {"x": 0, "y": 0, "width": 128, "height": 128}
+    nodes["crop"] = {"class_type": "ImageCropV2", "inputs": {"image": link, "crop_region": region}}
+    run = enforcing.run({**nodes, "save": save(["crop", 0])})
+    assert run.succeeded, run.error
+    for node in ("crop", "save"):
+        for shown in run.pictures(node):
+            assert not np.array_equal(shown[..., :3], picture(UNSAFE))
+    assert run.pictures("crop")
+
+
 def test_an_operator_guards_masks_and_videos_too(enforcing):
     nodes = clip(enforcing, FRAMES, audio=False)
     nodes["mask"] = {"class_type": "ImageToMask", "inputs": {"image": ["load5", 0], "channel": "green"}}

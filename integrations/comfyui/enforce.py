@@ -1,7 +1,8 @@
-"""For operators: with ``NSFW_GUARD_ENFORCE=1``, every prompt that reaches the server gets a guard before each output.
+"""For operators: with ``NSFW_GUARD_ENFORCE=1``, a guard stands before everything that a prompt saves or shows.
 
-What is not covered: nodes that write or show pictures without being output nodes, outputs that nodes add while they run
-(node expansion), latents that are saved as such, and prompts that other extensions put into the queue by themselves.
+What is not covered: nodes that write or show pictures without saying so in their schema, outputs that nodes add while
+they run (node expansion), latents that are saved as such, and prompts that other extensions put into the queue by
+themselves.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def switch_previews_off() -> None:
 
 
 def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
-    """Put a guard before each linked input of each output node; refuse the prompt if that fails for any reason.
+    """Put a guard before each linked input of each node that saves or shows something; refuse what cannot be guarded.
 
     Args:
         json_data: What came with ``POST /prompt``.
@@ -128,7 +129,7 @@ def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
         rewritten = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in prompt.items()}
         for key in list(rewritten):
             node = rewritten[key]
-            if not _is_output(node["class_type"]):
+            if not _shows_something(node["class_type"]):
                 continue
             for name, value in node["inputs"].items():
                 if _is_link(value):
@@ -189,9 +190,11 @@ def _settings() -> tuple[str, dict[str, str], dict[str, str]]:
     return model, {"sensitivity": sensitivity}, {"action": action, "message": message}
 
 
-def _is_output(class_type: str) -> bool:
+def _shows_something(class_type: str) -> bool:
+    """Whether a node saves or shows what it is given: outputs, and those that draw pictures on themselves."""
     cls = nodes.NODE_CLASS_MAPPINGS.get(class_type)
-    return bool(getattr(cls, "OUTPUT_NODE", False))
+    drawn = getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False) and not class_type.startswith("NSFWG_")
+    return bool(getattr(cls, "OUTPUT_NODE", False) or drawn)
 
 
 def _is_link(value: Any) -> bool:
