@@ -1,6 +1,6 @@
 """Train the demo's models from nothing but a seed: the pipeline that draws shapes, the classifier that flags triangles.
 
-    python examples/train_demo.py                        # everything; about an hour on two idle CPU cores
+    python examples/train_demo.py                        # everything; just under an hour on two CPU cores
     python examples/train_demo.py --stage classifier     # one stage; the later ones need what the earlier ones left
     python examples/train_demo.py --smoke --out /tmp/x   # every stage for a few steps: does the script still run?
 
