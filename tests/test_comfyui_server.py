@@ -591,6 +591,24 @@ def test_an_operator_guards_what_nodes_draw_on_themselves(enforcing):
     assert run.pictures("crop")
 
 
+def test_an_operator_guards_links_in_a_wrapping_that_comfyui_takes_off(enforcing):
+    nodes, link = load(enforcing, [UNSAFE])
+    run = enforcing.run({**nodes, "save": save({"__value__": link})})
+    assert run.succeeded, run.error
+    (shown,) = run.pictures("save")
+    assert not np.array_equal(shown, picture(UNSAFE))
+
+
+def test_a_guarded_prompt_can_be_sent_again(enforcing):
+    nodes, link = load(enforcing, [SAFE, UNSAFE])
+    prompt_id = enforcing.submit({**nodes, "save": save(link, "first")})
+    enforcing.finished(prompt_id)
+    prompt = enforcing.get(f"/history/{prompt_id}")[prompt_id]["prompt"][2]
+    run = enforcing.run(prompt)
+    assert run.succeeded, run.error
+    assert len([node for node in prompt.values() if node["class_type"] == "NSFWG_Enforced"]) == 1
+
+
 def test_an_operator_guards_masks_and_videos_too(enforcing):
     nodes = clip(enforcing, FRAMES, audio=False)
     nodes["mask"] = {"class_type": "ImageToMask", "inputs": {"image": ["load5", 0], "channel": "green"}}

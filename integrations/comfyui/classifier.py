@@ -188,7 +188,8 @@ def score_once(classifier: LoadedClassifier, images: Tensor, *, node_id: str | N
     Remembered by content: other nodes are known to write into images that they were given.
     """
     check_images(images)
-    content = hashlib.blake2b(images.detach().contiguous().cpu().view(torch.uint8).numpy().data, digest_size=16)
+    flat = images.detach().cpu().reshape(-1).contiguous()
+    content = hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16)
     key = (id(classifier), tuple(images.shape), images.dtype, content.digest())
     # With the classifier, so that no other one can come to have its id.
     scores: Scores

@@ -15,6 +15,7 @@ import comfy.cli_args
 import latent_preview
 import nodes
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
@@ -32,6 +33,7 @@ ENFORCE, MODEL, POLICY, ACTION = (
     "NSFW_GUARD_POLICY",
     "NSFW_GUARD_ACTION",
 )
+_OFF = ("", "0", "false", "no", "off")
 _ACTIONS = ("blur", "pixelate", "fill", options.BLOCK)
 
 
@@ -91,19 +93,12 @@ class Refused(io.ComfyNode):
 
 
 def install_if_asked() -> None:
-    """Guard every prompt from now on, if the environment says so.
-
-    Raises:
-        SettingError: It says something else than 0 or 1. ComfyUI then starts without this folder's nodes.
-    """
-    wanted = os.environ.get(ENFORCE, "0")
-    if wanted not in ("", "0", "1"):
-        raise SettingError(f"{ENFORCE} is {wanted!r}; expected 1 to guard every prompt, or 0.")
-    if wanted != "1":
+    """Guard every prompt from now on, if the environment says so in any word but one for no."""
+    if os.environ.get(ENFORCE, "").strip().lower() in _OFF:
         return
     switch_previews_off()
     PromptServer.instance.add_on_prompt_handler(guard_prompt)
-    logger.warning("%s=1: every prompt is guarded, and sampler previews are off.", ENFORCE)
+    logger.warning("%s: every prompt is guarded, and sampler previews are off.", ENFORCE)
 
 
 def switch_previews_off() -> None:
@@ -127,15 +122,18 @@ def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
         _settings()
         prompt = json_data["prompt"]
         rewritten = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in prompt.items()}
-        for key in list(rewritten):
-            node = rewritten[key]
+        for key, node in list(rewritten.items()):
             if not _shows_something(node["class_type"]):
                 continue
             for name, value in node["inputs"].items():
-                if _is_link(value):
-                    guard_id = f"{key}_nsfw_guard_{name}"
-                    rewritten[guard_id] = {"class_type": "NSFWG_Enforced", "inputs": {"value": list(value)}}
-                    node["inputs"][name] = [guard_id, 0]
+                link = _link_in(value)
+                if link is None or rewritten[link[0]]["class_type"] == "NSFWG_Enforced":
+                    continue
+                guard_id = f"{key}_nsfw_guard_{name}"
+                while guard_id in rewritten:
+                    guard_id += "_"
+                rewritten[guard_id] = {"class_type": "NSFWG_Enforced", "inputs": {"value": link}}
+                node["inputs"][name] = [guard_id, 0]
         extra = {k: v for k, v in (json_data.get("extra_data") or {}).items() if k != "preview_method"}
         return {**json_data, "prompt": rewritten, "extra_data": extra}
     except Exception as error:
@@ -157,8 +155,10 @@ def guarded(value: Any, node_id: str | None) -> Any:
         ImageError: A tensor that looks like images and cannot be checked.
     """
     model, sensitivity, action = _settings()
-    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
-        return type(value)(guarded(item, node_id) for item in value)
+    if isinstance(value, (list, tuple)):
+        items = [guarded(item, node_id) for item in value]
+        held = next((item for item in items if isinstance(item, ExecutionBlocker)), None)
+        return held if held is not None else value if _same(items, value) else type(value)(items)
     if hasattr(value, "get_components"):
         decided = decide_video(value, sensitivity, classifier.load(model), None, node_id=node_id)
         return redact_video(decided, options.action_of(action))
@@ -191,14 +191,27 @@ def _settings() -> tuple[str, dict[str, str], dict[str, str]]:
 
 
 def _shows_something(class_type: str) -> bool:
-    """Whether a node saves or shows what it is given: outputs, and those that draw pictures on themselves."""
-    cls = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    """Whether a node saves or shows what it is given: outputs, those that draw pictures on themselves, unknown ones.
+
+    What is unknown now may be replaced by another node before the prompt runs.
+    """
+    if class_type not in nodes.NODE_CLASS_MAPPINGS:
+        return True
+    cls = nodes.NODE_CLASS_MAPPINGS[class_type]
     drawn = getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False) and not class_type.startswith("NSFWG_")
     return bool(getattr(cls, "OUTPUT_NODE", False) or drawn)
 
 
-def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+def _link_in(value: Any) -> list[Any] | None:
+    """A link as ComfyUI will read it, out of the wrapping that it takes off later."""
+    while isinstance(value, dict) and "__value__" in value:
+        value = value["__value__"]
+    linked = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return list(value) if linked and isinstance(value[1], (int, float)) else None
+
+
+def _same(items: list[Any], given: Any) -> bool:
+    return all(one is other for one, other in zip(items, given, strict=True))
 
 
 NODES = [Enforced, Refused]

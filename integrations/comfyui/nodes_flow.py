@@ -86,7 +86,11 @@ class Gate(io.ComfyNode):
                     "message", default="Held back: flagged as NSFW.", optional=True, tooltip="Of the error."
                 ),
             ],
-            outputs=[io.MatchType.Output(template=template, id="passed", display_name="value")],
+            outputs=[
+                io.MatchType.Output(
+                    template=template, id="passed", display_name="value", tooltip="The same, unless it is held back."
+                )
+            ],
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -125,9 +126,12 @@ def _save(cls: Any, images: list[tuple[Tensor, Verdict]], prefix: str, prompt_in
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         name = f"{filename.replace('%batch_num%', str(index))}_{counter + index:05}_.png"
         path = os.path.join(folder, name)
-        # Under another name until it is whole.
-        picture.save(path + ".part", format="PNG", pnginfo=_metadata(cls, verdict, prompt_in_file), compress_level=4)
-        os.replace(path + ".part", path)
+        part = Path(path + ".part")  # under another name until it is whole
+        try:
+            picture.save(part, format="PNG", pnginfo=_metadata(cls, verdict, prompt_in_file), compress_level=4)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         results.append({"filename": name, "subfolder": subfolder, "type": "output"})
     return results
 

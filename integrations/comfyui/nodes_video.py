@@ -152,6 +152,10 @@ def decide_video(
     """
     if redact not in (FRAMES, CLIP):
         raise SettingError(f"redact is {redact!r}; expected {FRAMES!r} or {CLIP!r}.")
+    for name, value in (("every", every), ("min_run", min_run)):
+        # ComfyUI checks no range of what comes over a link.
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SettingError(f"{name} is {value!r}; expected a whole number of frames, at least 1.")
     if not hasattr(video, "get_components"):
         raise ImageError(f"The input is a {type(video).__name__}; expected a VIDEO.")
     components = video.get_components()

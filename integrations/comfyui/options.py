@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -221,9 +222,12 @@ def redacted(images: Tensor, verdicts: list[Verdict], action: Action, mask: Tens
 
 
 def _mixed(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """``one`` where the weight ``[H, W]`` is 1, ``other`` where it is 0, mixed between."""
-    weight = weight[..., None].float().clamp(0, 1)
-    return (one.float() * weight + other.float() * (1 - weight)).to(other.dtype)
+    """``one`` where the weight ``[H, W]`` is 1, ``other`` where it is 0, mixed between; the alpha of ``other``."""
+    weight = weight[..., None].float()
+    mixed = (one.float() * weight + other.float() * (1 - weight)).to(other.dtype)
+    # Not by arithmetic: 0 times NaN is NaN.
+    mixed = torch.where(weight >= 1, one, torch.where(weight <= 0, other, mixed))
+    return torch.cat([mixed[..., :3], other[..., 3:]], dim=-1)
 
 
 def _weights(mask: Tensor | None, images: Tensor) -> Tensor | None:
