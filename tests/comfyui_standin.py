@@ -290,7 +290,6 @@ class Host:
         self.output = base / "output"
         self.output.mkdir(parents=True)
         self.progress: list[tuple[Any, int, int]] = []
-        self.texts: list[tuple[Any, str]] = []
         self.loads: list[tuple[list[Any], float]] = []
         self.interrupt_at: int | None = None
         self.modules = _modules(self)
@@ -430,9 +429,6 @@ def _prompt_server(host: Host) -> type:
     class PromptServer:
         def __init__(self, loop):
             self.loop, self.on_prompt_handlers = loop, []
-
-        def send_progress_text(self, text, node_id):
-            host.texts.append((node_id, text))
 
         def add_on_prompt_handler(self, handler):
             self.on_prompt_handlers.append(handler)

@@ -23,13 +23,18 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.image_processor import VaeImageProcessor
 from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
+from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
+from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
+from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from outputs import EVERYBODY, NOBODY
 from PIL import Image
 from pipelines import hand, images, slots, videos
 from transformers import CLIPImageProcessor
 
 from nsfw_guard import GuardError, ImageError, NsfwGuard, Policy, Redaction, SettingError
+from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import redact
 
 CPU = torch.device("cpu")
@@ -187,6 +192,12 @@ def test_a_processor_that_was_exchanged_is_caught_behind_it(sdxl, guard):
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_that_makes_other_pipelines_is_refused(guard):
+    cls = type("VersatileDiffusionPipeline", (DiffusionPipeline,), {"__call__": lambda self: None})
+    with pytest.raises(SettingError, match="VersatileDiffusionPipeline cannot be guarded: its methods make other"):
+        attach(cls(), guard)
 
 
 @pytest.mark.parametrize(
@@ -414,19 +425,41 @@ def test_a_guard_that_only_reports(pipe, guard):
         assert out.nsfw_content_detected == [True] * 3
 
 
-def test_redacted_latents_do_not_come_along(guard):
-    """SANA-WM returns latents beside its frames: whoever has the VAE would see what was redacted."""
-    from nsfw_guard.integrations.diffusers_pipeline.pipeline import finish
-    from nsfw_guard.integrations.diffusers_pipeline.record import Record
-    from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
+def test_one_image_made_by_hand(guard):
+    """An array without a batch: of a list of one, what comes out is known as one."""
+    array = np.random.default_rng(0).random((16, 16, 3))
+    (plain,) = hand.CASES["ddpm"].build().numpy_to_pil(array)
+    pipe = attach(hand.CASES["ddpm"].build(), guard)
+    own = Record(pipe._nsfw_guard, None, pipe=pipe)
+    with recording(own):
+        shown = pipe.numpy_to_pil(array)
+    assert len(shown) == len(own.passed) == 1
+    assert not same(shown[0], plain)
+    assert own.find(shown) == own.passed
 
-    frames = torch.rand(1, 2, 3, 32, 32)
-    module = pytest.importorskip("diffusers.pipelines.sana_wm.pipeline_output")
-    output = module.SanaWMPipelineOutput(frames=frames.clone(), c2w=torch.zeros(1), latent=torch.zeros(1, 4))
-    out = finish(images.sdxl(), output, Record(Attachment(guard, Settings()), None))
-    assert out.nsfw_content_detected == [True]
-    assert out.latent is None
-    assert out.c2w is not None
+
+def test_images_in_two_ranges_are_refused(sdxl, guard):
+    attach(sdxl, guard)
+    with pytest.raises(ImageError, match="hand them over in one range"):
+        sdxl.image_processor.postprocess(torch.rand(2, 3, 16, 16), "pt", do_denormalize=[True, False])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "denormalize", "signed"),
+    [(True, None, True), (True, [False], False), (False, None, False), (False, [True], True)],
+)
+def test_the_range_of_what_is_handed_to_a_processor(sdxl, own_demo, normalize, denormalize, signed):
+    sdxl.image_processor = VaeImageProcessor(do_normalize=normalize)
+    own_demo.redaction = Redaction("fill", color=(0.0, 0.5, 1.0))
+    attach(sdxl, own_demo)
+
+    def shown(picture):
+        given = (picture * 2 - 1 if signed else picture)[None]
+        return sdxl.image_processor.postprocess(given, "pt", do_denormalize=denormalize)[0]
+
+    assert shown(draw("triangle", "red", "white"))[:, 3, 3].tolist() == [0.0, 0.5, 1.0]
+    circle = draw("circle", "red", "white")
+    torch.testing.assert_close(shown(circle), circle, rtol=0, atol=1e-6)
 
 
 # --- The backstop ----------------------------------------------------------------------------------------------------
@@ -596,6 +629,25 @@ def test_a_guard_in_a_slot_that_is_never_called_is_no_guard(sdxl, guard):
     assert not is_guarded(sdxl)
 
 
+@pytest.mark.parametrize(
+    ("name", "guarded"),
+    [
+        ("StableDiffusionPipeline", True),
+        ("OnnxStableDiffusionPipeline", True),
+        ("IFPipeline", False),  # wants three values of its checker
+        ("Cosmos2TextToImagePipeline", False),
+        ("StableDiffusionXLPipeline", False),
+    ],
+)
+def test_in_which_classes_a_guard_in_a_slot_is_one(guard, name, guarded):
+    """A stand-in of the same name, because not all of them can be built here."""
+    stand_in = type(name, (), {"__module__": "diffusers.pipelines.some"})()
+    stand_in.safety_checker = guard
+    assert is_guarded(stand_in) is guarded
+    stand_in.safety_checker = None
+    assert not is_guarded(stand_in)
+
+
 def test_a_pipeline_made_of_the_components(pipe, guard):
     attach(pipe, guard)
     if type(pipe).__name__ == "StableDiffusionXLPipeline":
@@ -674,14 +726,10 @@ def test_schedulers_can_be_exchanged(pipe, guard):
 
 def test_the_guard_follows_the_pipelines_device_with_arrays(monkeypatch, guard):
     """Stands in for a GPU, which is not here: that the guard is asked to go where the pipeline computes."""
-    from nsfw_guard.integrations.diffusers_pipeline import checks
-    from nsfw_guard.integrations.diffusers_pipeline.record import Record
-    from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
-
     asked = []
     monkeypatch.setattr(guard, "_place", lambda device: asked.append(device) or CPU)
     record = Record(Attachment(guard, Settings()), SimpleNamespace(type="cuda"))
-    checks.check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
+    check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
     assert asked[0].type == "cuda"
 
 
@@ -756,8 +804,6 @@ def test_pictures_in_unexpected_places(sd, guard, extra):
 
 def test_values_of_an_undeclared_range(sdxl, own_demo):
     """A backstop that clamped them would look at another picture than the one that comes out."""
-    from nsfw_guard.demo.shapes import draw
-
     triangle = draw("triangle", "red", "white", height=64, width=64)[None]
     pipe = attach(Custom(**sdxl.components, add_watermarker=False), own_demo)
     pipe.set_progress_bar_config(disable=True)
@@ -769,8 +815,6 @@ def test_values_of_an_undeclared_range(sdxl, own_demo):
 
 
 def test_a_processor_of_a_users_own_that_adds_something_afterwards(sdxl, guard):
-    from diffusers.image_processor import VaeImageProcessor
-
     originals = images.CASES["sdxl"].run(images.sdxl(), "np").images
 
     class Replacing(VaeImageProcessor):
@@ -811,6 +855,22 @@ def test_detach_leaves_alone_what_others_guard(guard, tiny_folder):
     attach(pipe, guard)
     detach(pipe)
     assert is_guarded(pipe.decoder_pipe)
+
+
+def test_detach_releases_inner_pipelines(guard):
+    pipe = hand.CASES["kandinsky22_combined"].build()
+    cls = type(pipe.decoder_pipe)
+    attach(pipe, guard)
+    assert is_guarded(pipe.decoder_pipe)
+    assert not is_guarded(pipe.prior_pipe)  # makes no images
+    detach(pipe)
+    assert type(pipe.decoder_pipe) is cls
+
+
+def test_settings_of_a_copy_are_its_own(sdxl, guard):
+    attach(sdxl, guard, min_run=3)
+    attach(copy.copy(sdxl), min_run=5)
+    assert sdxl._nsfw_guard.settings.min_run == 3
 
 
 def test_detaching_a_copy(sdxl, guard, monkeypatch):

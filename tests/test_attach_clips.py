@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from nsfw_guard.integrations.diffusers_pipeline.clips import CHUNK, check_clip
+from nsfw_guard.integrations.diffusers_pipeline.finished import check_any
 from nsfw_guard.integrations.diffusers_pipeline.record import Record
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from PIL import Image
 
-from nsfw_guard import ImageError, NsfwGuard, Policy, Redaction
+from nsfw_guard import ImageError, Level, NsfwGuard, Policy, Redaction, Verdict
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import redact
 
@@ -23,12 +26,29 @@ def clip_of(text):
     return torch.stack([TRIANGLE if sign == "#" else SAFE for sign in text]) * 2 - 1
 
 
-def checked(clip, guard, **settings):
+def array_of(text):
+    """The same as an array ``[F, 64, 64, 3]`` in [0, 1]."""
+    return (clip_of(text) / 2 + 0.5).movedim(1, -1).numpy()
+
+
+def pictures_of(text):
+    return [Image.fromarray((frame * 255).astype(np.uint8)) for frame in array_of(text)]
+
+
+def record(guard, **settings):
+    return Record(Attachment(guard, Settings(**settings)), None)
+
+
+def changes(result, clip):
+    """The frames that were redacted, as text."""
+    frames = zip(result, clip, strict=True)
+    return "".join("." if np.array_equal(np.asarray(one), np.asarray(other)) else "#" for one, other in frames)
+
+
+def checked(clip, guard, *, before=(), **settings):
     """What becomes of a clip, the redacted frames as text, and the entry."""
-    result, passed = check_clip(clip, Record(Attachment(guard, Settings(**settings)), None), value_range=(-1, 1))
-    assert len(result) == len(clip)
-    changed = "".join("." if torch.equal(a, b) else "#" for a, b in zip(result, clip, strict=True))
-    return result, changed, passed
+    result, passed = check_clip(clip, record(guard, **settings), value_range=(-1, 1), before=before)
+    return result, changes(result, clip), passed
 
 
 @pytest.fixture
@@ -105,15 +125,21 @@ def test_an_unflagged_clip_is_the_same_object(demo):
 
 
 def test_clips_of_arrays_and_pictures(demo):
-    array = ((clip_of("..#...") + 1) / 2).movedim(1, -1).numpy()
-    record = Record(Attachment(demo, Settings(min_run=1)), None)
-    result, passed = check_clip(array, record, value_range=(0, 1))
+    array = array_of("..#...")
+    result, passed = check_clip(array, record(demo, min_run=1), value_range=(0, 1))
     assert isinstance(result, np.ndarray)
-    assert [bool((a == b).all()) for a, b in zip(result, array, strict=True)] == [True, True, False, True, True, True]
-    pictures = [Image.fromarray((frame * 255).astype(np.uint8)) for frame in array]
-    result, passed = check_clip(pictures, record, value_range=(0, 1))
+    assert changes(result, array) == "..#..."
+    pictures = pictures_of("..#...")
+    result, passed = check_clip(pictures, record(demo, min_run=1), value_range=(0, 1))
     assert [a is b for a, b in zip(result, pictures, strict=True)] == [True, True, False, True, True, True]
     assert passed.verdict.flagged
+
+
+def test_a_flat_list_of_pictures_is_a_clip_where_clips_are_made(demo):
+    pictures = pictures_of("...#....")
+    done, (passed,) = check_any(pictures, record(demo, min_run=4), clips=True, value_range=(0, 1))
+    assert [a is b for a, b in zip(done, pictures, strict=True)] == [True, True, False, False, False, False, True, True]
+    assert len(passed.frames) == 8
 
 
 def test_originals_are_the_flagged_frames(demo):
@@ -142,12 +168,50 @@ def test_a_guard_that_only_reports_changes_nothing(own_demo):
 def test_frames_of_nan_are_filled_and_the_others_are_not(demo):
     clip = clip_of("....")
     clip[2, 0, 0, 0] = float("nan")
-    result, passed = check_clip(clip, Record(Attachment(demo, Settings(min_run=1)), None), value_range=(-1, 1))
+    result, passed = check_clip(clip, record(demo, min_run=1), value_range=(-1, 1))
     assert [verdict.flagged for verdict in passed.frames] == [False, False, True, False]
     assert torch.equal(result[2], torch.full_like(result[2], -1))
     assert torch.equal(result[[0, 1, 3]], clip[[0, 1, 3]])
 
 
+def test_frames_beside_one_of_nan_are_filled_too(demo):
+    clip = clip_of("........")
+    clip[4, 0, 0, 0] = float("nan")
+    result, _, passed = checked(clip, demo, min_run=3)
+    assert [bool((frame == -1).all()) for frame in result] == [i in (3, 4, 5) for i in range(8)]
+    assert [verdict.flagged for verdict in passed.frames] == [i == 4 for i in range(8)]
+
+
+@pytest.mark.parametrize(("flagged", "redacted"), [(True, "######"), (False, "......")])
+def test_a_clip_of_what_was_flagged_before_is_redacted_as_a_whole(demo, flagged, redacted):
+    before = [Verdict(flagged, 0.9, 0.5, Level.HIGH), Verdict(False, 0.1, 0.5, Level.NEUTRAL)]
+    _, changed, passed = checked(clip_of("......"), demo, before=before, min_run=1)
+    assert (passed.verdict.flagged, changed) == (flagged, redacted)
+
+
 def test_a_clip_of_no_frames(demo):
     with pytest.raises(ImageError, match="a clip of no frames; expected at least 1"):
         checked(clip_of("....")[:0], demo)
+
+
+@pytest.mark.parametrize(
+    ("settings", "redacted"),
+    [
+        ({"min_run": 1}, "...#...."),
+        ({"min_run": 4}, "..####.."),
+        ({"video": "clip", "min_run": 1}, "########"),
+        ({"every": 7, "min_run": 1}, "........"),
+    ],
+)
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_modular_block_with_clips(demo, settings, redacted, batched):
+    state = pytest.importorskip("diffusers.modular_pipelines").PipelineState()
+    from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock
+
+    block, clip = NsfwGuardBlock(**settings), array_of("...#....")
+    state.set("videos", clip[None] if batched else clip)
+    block(SimpleNamespace(safety_checker=demo, device=torch.device("cpu")), state)
+    (shown,) = state.get("videos") if batched else [state.get("videos")]
+    assert changes(shown, clip) == redacted
+    assert state.get("nsfw_content_detected") == ["#" in redacted]
+    assert [verdict.flagged for verdict in state.get("verdicts")] == ["#" in redacted]

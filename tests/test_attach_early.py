@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 from diffusers.callbacks import PipelineCallback, SDCFGCutoffCallback
 from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
-from nsfw_guard.integrations.diffusers_pipeline.early import predicted_original
+from nsfw_guard.integrations.diffusers_pipeline.preview import _decode, _fit, _grid, predicted_original, preview_of
+from outputs import NOBODY, identical
 from pipelines import hand, images, slots, videos
 
 from nsfw_guard import NsfwGuard, Policy, SettingError
@@ -54,10 +57,12 @@ SCHEDULERS = {
     "EulerDiscreteScheduler": {},
     "EulerAncestralDiscreteScheduler": {},
     "DPMSolverMultistepScheduler": {},
+    "DPMSolverMultistepScheduler, dpmsolver": {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
     "DPMSolverSinglestepScheduler": {},
     "UniPCMultistepScheduler": {},
     "DEISMultistepScheduler": {},
     "LCMScheduler": {},
+    "TCDScheduler": {},
     "FlowMatchEulerDiscreteScheduler": {},
 }
 
@@ -72,7 +77,7 @@ def test_a_perfect_model_predicts_the_original_at_every_step(name, prediction):
     if prediction == "sample" and name in ("PNDMScheduler", "EulerAncestralDiscreteScheduler"):
         pytest.skip("not a prediction of this scheduler")
     settings = SCHEDULERS[name] if flow else {**SCHEDULERS[name], "prediction_type": prediction}
-    scheduler = getattr(diffusers, name)(**settings)
+    scheduler = getattr(diffusers, name.split(",")[0])(**settings)
     scheduler.set_timesteps(6)
     generator = torch.Generator().manual_seed(0)
     original = torch.rand(2, 4, 8, 8, generator=generator) * 2 - 1
@@ -165,14 +170,22 @@ def test_the_steps_at_which_it_looks(drawing, guard, after, every, steps):
         detach_all(drawing)
 
 
-def test_the_threshold_is_beyond_the_policys(drawing, own_demo):
-    """What the full check would flag by a hair is not stopped early."""
-    own_demo.policy = Policy(threshold=0.0)  # everything is flagged in the end
-    attach(drawing, own_demo, early=EarlyExit(every=2, threshold=0.9))
+@pytest.mark.parametrize(
+    ("early", "policy", "prompts", "reasons"),
+    [
+        ({"threshold": 0.9}, Policy(threshold=0.0), [SAFE], ["score"]),
+        ({}, Policy(threshold=0.0), [SAFE], ["score"]),  # halfway to 1 by default, and no circle is that
+        ({}, Policy(threshold=0.5, per_label={"circle": 0.0}), [SAFE], ["label"]),
+        ({}, Policy(threshold=0.5, batch="any"), [UNSAFE, SAFE], ["score", "batch"]),
+    ],
+)
+def test_what_is_flagged_but_not_beyond_doubt_is_not_stopped(drawing, own_demo, early, policy, prompts, reasons):
+    own_demo.policy = policy
+    attach(drawing, own_demo, early=EarlyExit(every=2, **early))
     try:
-        out, steps = draw(drawing, [SAFE])
+        out, steps = draw(drawing, prompts)
         assert steps == 20
-        assert out.verdicts[0].reason == "score"
+        assert [verdict.reason for verdict in out.verdicts] == reasons
     finally:
         detach_all(drawing)
 
@@ -208,6 +221,20 @@ def test_beside_callbacks_of_diffusers_own(drawing, own_demo):
         detach_all(drawing)
 
 
+def test_a_callback_that_changes_the_latents_still_does(guard):
+    case = images.CASES["sdxl"]
+    guard.policy = NOBODY
+
+    def zeroing(pipe, step, timestep, tensors):
+        return {**tensors, "latents": torch.zeros_like(tensors["latents"])}
+
+    without, watched = (
+        case.run(attach(case.build(), guard, early=early), "np", callback_on_step_end=zeroing).images
+        for early in (None, EarlyExit(every=1, after=0.0))
+    )
+    assert identical(watched, without)
+
+
 def test_the_originals_of_a_stopped_generation_are_handed_over_too(drawing, own_demo):
     kept = []
     attach(drawing, own_demo, early=EarlyExit(), on_verdicts=lambda verdicts, originals: kept.append(originals))
@@ -216,6 +243,83 @@ def test_the_originals_of_a_stopped_generation_are_handed_over_too(drawing, own_
         assert kept[0][0].shape == (3, 128, 128)
     finally:
         detach_all(drawing)
+
+
+# --- What it looks at ------------------------------------------------------------------------------------------------
+
+
+class Vae(torch.nn.Module):
+    """Its pictures are the latents that it is given."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.zeros(1))
+        self.config, self.seen = config, []
+
+    @property
+    def dtype(self):
+        return self.weights.dtype
+
+    def decode(self, latents, return_dict):
+        self.seen.append((latents, self.dtype))
+        return (latents,)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, [3.0, 3.0, 3.0]),
+        ({"scaling_factor": 0.5}, [6.0, 6.0, 6.0]),
+        ({"scaling_factor": 0.5, "shift_factor": 0.25}, [6.25, 6.25, 6.25]),
+        ({"latents_mean": [1.0, 2.0, 3.0], "latents_std": [2.0] * 3}, [7.0, 8.0, 9.0]),
+        ({"latents_mean": [1.0, 2.0, 3.0], "latents_std": [2.0] * 3, "scaling_factor": 2.0}, [4.0, 5.0, 6.0]),
+    ],
+)
+def test_the_scaling_of_the_vae_is_undone(config, expected):
+    assert _decode(Vae(**config), torch.full((1, 3, 2, 2), 3.0))[0, :, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("upcast", "wanted"), [(True, torch.float32), (False, torch.float16)])
+def test_a_vae_that_overflows_in_half_precision_decodes_in_float32(upcast, wanted):
+    vae = Vae(force_upcast=upcast).half()
+    _decode(vae, torch.zeros(1, 3, 2, 2, dtype=torch.float16))
+    assert [(latents.dtype, dtype) for latents, dtype in vae.seen] == [(wanted, wanted)]
+    assert vae.dtype == torch.float16  # as it was
+
+
+@pytest.mark.parametrize("latents", [(1, 4, 96, 64), (1, 4, 32, 32), (1, 4, 3, 96, 64)])
+def test_previews_are_small(latents):
+    vae = Vae()
+    vae.config = type("Config", (dict,), {"latent_channels": 4})()
+    preview_of(SimpleNamespace(vae=vae), torch.zeros(latents), "vae", None, {})
+    ((seen, _),) = vae.seen
+    assert seen.shape[:2] == (1, 4)
+    assert min(seen.shape[-2:]) == 32
+
+
+def test_the_linear_preview_is_the_map_that_it_was_fitted_to():
+    generator = torch.Generator().manual_seed(0)
+    latents, weights = torch.rand(2, 4, 6, 5, generator=generator), torch.rand(4, 3, generator=generator)
+    found = _fit(latents, torch.einsum("bchw,cd->bdhw", latents, weights) + 0.7)
+    torch.testing.assert_close(found, torch.cat([weights, torch.full((1, 3), 0.7)]), rtol=0, atol=1e-4)
+
+
+def test_the_linear_preview_asks_the_vae_once(guard, monkeypatch):
+    case, decoded = images.CASES["sdxl"], []
+    guard.policy = NOBODY
+    pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, preview="rgb"))
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **more: decoded.append(1) or decode(*args, **more))
+    case.run(pipe, num_inference_steps=5)
+    assert len(decoded) == 2  # the fit, and the images
+
+
+@pytest.mark.parametrize(
+    ("tokens", "height", "width", "grid"),
+    [(8, 32, 64, (2, 4)), (8, 64, 32, (4, 2)), (16, None, None, (4, 4)), (12, 300, 400, (3, 4))],
+)
+def test_how_packed_latents_lie(tokens, height, width, grid):
+    assert _grid(tokens, height, width) == grid
 
 
 STOPPABLE = {
@@ -304,6 +408,13 @@ def test_pipelines_that_cannot_be_stopped(case, text, guard):
     assert type(pipe) is cls
 
 
+def test_a_pipeline_whose_scheduler_is_of_no_known_family(guard):
+    pipe = images.CASES["sdxl"].build()
+    pipe.scheduler = type("Odd", (), {"config": {}})()
+    with pytest.raises(SettingError, match="what its Odd predicts is not known. Attach without early="):
+        attach(pipe, guard, early=EarlyExit())
+
+
 # --- What went wrong once --------------------------------------------------------------------------------------------
 
 
@@ -315,7 +426,7 @@ def test_seeds_still_count_while_it_watches(name, tiny_folder):
     for early in (None, EarlyExit(every=1, after=0.0, threshold=1.0)):
         pipe = case.build()
         pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
-        attach(pipe, NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=1.0)), early=early)
+        attach(pipe, NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY), early=early)
         results.append(case.run(pipe, "np", num_inference_steps=4, eta=1.0).images)
     assert (results[0] == results[1]).all()
 
@@ -336,7 +447,7 @@ def test_steps_of_image_to_image_are_counted_from_where_it_starts(guard):
 
 def test_a_preview_that_overflows_stops_nothing(tiny_folder):
     case = images.CASES["sdxl"]
-    guard = NsfwGuard(tiny_folder, dtype="float32", policy=Policy(threshold=1.0))
+    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY)
     overflow = EarlyExit(every=1, after=0.0, preview=lambda pipe, latents: latents[:, :3] * float("nan"))
     pipe = attach(case.build(), guard, early=overflow)
     assert case.run(pipe, num_inference_steps=3).nsfw_content_detected == [False] * 3

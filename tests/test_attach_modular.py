@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from nsfw_guard.integrations import diffusers_pipeline
 from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach, is_guarded
 from PIL import Image
 from pipelines import modular
@@ -76,6 +78,13 @@ def test_latents_are_refused_and_hidden(guard):
     assert pipe(**arguments()).latents is None  # they show what was redacted
     attach(pipe, latents="allow")
     assert isinstance(pipe(**arguments(output="latents")), torch.Tensor)
+    assert isinstance(pipe(**arguments()).latents, torch.Tensor)
+
+
+def test_allowed_latents_are_no_images(guard):
+    state = attach(CASE.build(), guard, latents="allow")(**arguments(output_type="latent"))
+    plain = CASE.build()(**arguments(output_type="latent"))
+    assert torch.equal(torch.as_tensor(state.images), torch.as_tensor(plain.images))
 
 
 def test_a_guard_that_fails(guard, monkeypatch):
@@ -138,6 +147,17 @@ def test_a_block_tells_what_it_found(guard):
 def test_settings_of_a_block():
     with pytest.raises(SettingError, match="every is 0"):
         NsfwGuardBlock(every=0)
+
+
+def test_what_a_block_gives():
+    given = {output.name for output in NsfwGuardBlock().intermediate_outputs}
+    assert given == {"images", "videos", "nsfw_content_detected", "verdicts"}
+
+
+def test_older_releases_without_blocks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nsfw_guard.integrations.diffusers_pipeline.block", None)
+    with pytest.raises(SettingError, match="NsfwGuardBlock needs a diffusers with modular pipelines"):
+        diffusers_pipeline.__getattr__("NsfwGuardBlock")
 
 
 def test_a_pipeline_that_decodes_nothing_returns_no_latents(guard):

@@ -305,6 +305,21 @@ def test_two_pipelines_in_two_threads(tiny_folder, guard, kinds, guards):
             np.testing.assert_allclose(out.images, wanted.images, rtol=0, atol=1e-5)
 
 
+# --- Processors that call their own methods --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_what_a_processor_finishes_inside_of_a_call_is_looked_at_once(guard, classified, output_type):
+    """``postprocess_video`` hands every clip to ``postprocess``, which is guarded too."""
+    case = videos.CASES["wan"]
+    pipe = attach(case.build(), guard)
+    counts = [len(clip) for clip in case.run(pipe, output_type).frame_verdicts]
+    assert classified == counts
+    classified.clear()
+    pipe.video_processor.postprocess_video(torch.rand(2, 3, 4, 32, 32) * 2 - 1, output_type)
+    assert classified == [4, 4]
+
+
 # --- Layers with alpha -----------------------------------------------------------------------------------------------
 
 
@@ -346,10 +361,14 @@ def test_layers_are_seen_alone_and_on_what_lies_below(demo, kind):
         torch.testing.assert_close(colors, redact(layers()[index, :3], demo.redaction), rtol=0, atol=1e-5)
 
 
-def test_a_white_shape_that_only_alpha_has(demo):
-    """It does not show on white."""
-    layer = torch.ones(1, 4, 128, 128)
-    layer[0, 3] = 1 - draw("triangle", "red", "white")[1]  # green: little in red, much in white
+@pytest.mark.parametrize(("shade", "background"), [(1, 1), (0, 0)], ids=["white", "black"])
+def test_a_shape_that_only_alpha_has(demo, shade, background):
+    """It does not show on its own colour, nor without its alpha."""
+    colors = torch.full((1, 3, 128, 128), float(shade))
+    alpha = triangle_of_alpha()[None]
+    assert not demo.check(colors)[0].flagged
+    assert not demo.check(colors * alpha + background * (1 - alpha))[0].flagged
+    layer = torch.cat([colors, alpha], dim=1)
     _, passed = check_images(layer, Record(Attachment(demo, Settings()), None), value_range=(0, 1))
     assert passed[0].verdict.flagged
 

@@ -6,7 +6,18 @@ import pytest
 import torch
 from checkpoints import save_tiny
 
-from nsfw_guard import CARDS, CardRegistry, Level, ModelCard, NsfwGuard, Policy, PreprocessSpec, Preset, SettingError
+from nsfw_guard import (
+    CARDS,
+    CardRegistry,
+    Level,
+    ModelCard,
+    NsfwGuard,
+    Policy,
+    PreprocessSpec,
+    Preset,
+    Scores,
+    SettingError,
+)
 
 PUBLIC = ("freepik", "falconsai", "marqo", "adamcodd")
 NAMES = (*PUBLIC, "demo")
@@ -48,6 +59,40 @@ def test_stricter_presets_flag_more(name):
     strict, balanced, permissive = (presets[key] for key in ("strict", "balanced", "permissive"))
     assert (strict.level, strict.threshold) <= (balanced.level, balanced.threshold)
     assert (balanced.level, balanced.threshold) <= (permissive.level, permissive.threshold)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe", "worst"),
+    [
+        ("freepik", ["neutral"], "high"),
+        ("falconsai", ["normal"], "nsfw"),
+        ("marqo", ["SFW"], "NSFW"),
+        ("adamcodd", ["sfw"], "nsfw"),
+        ("demo", ["empty", "circle", "square", "cross", "heart"], "triangle"),
+    ],
+)
+def test_every_preset_flags_the_worst_label_and_passes_the_safe_ones(name, safe, worst):
+    card = CARDS.get(name)
+    labels = tuple(card.levels)
+    for preset in card.presets:
+        for label in (*safe, worst):
+            sure = tuple(float(label == other) for other in labels)
+            (verdict,) = card.policy(preset).decide(Scores(card, labels, ((sure,),), (None,)))
+            assert verdict.flagged is (label == worst), (preset, label)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("freepik", "strict LOW 0.5, balanced MEDIUM 0.5, permissive HIGH 0.5"),
+        ("falconsai", "strict MEDIUM 0.5, balanced MEDIUM 0.5, permissive MEDIUM 0.85, bfl MEDIUM 0.85"),
+        ("marqo", "strict MEDIUM 0.15, balanced MEDIUM 0.3, permissive MEDIUM 0.6"),
+        ("adamcodd", "strict MEDIUM 0.5, balanced MEDIUM 0.5, permissive MEDIUM 0.96"),
+    ],
+)
+def test_the_published_numbers(name, numbers):
+    presets = CARDS.get(name).presets.items()
+    assert ", ".join(f"{key} {preset.level.name} {preset.threshold:g}" for key, preset in presets) == numbers
 
 
 def test_the_demo_says_everywhere_that_it_is_no_nsfw_model():
@@ -161,6 +206,9 @@ def test_a_registry_is_strict_and_a_failed_registration_changes_nothing():
         (("drawings", "hentai", "neutral", "porn", "sexy"), "NEUTRAL HIGH NEUTRAL HIGH LOW"),
         (("SAFE", "QUESTIONABLE", "UNSAFE"), "NEUTRAL LOW HIGH"),
         (("neutral", "low", "medium", "high"), "NEUTRAL LOW MEDIUM HIGH"),
+        (("unsafe_content", "Safe_Content"), "HIGH NEUTRAL"),
+        (("sfw", "low", "suggestive", "sexy", "enticing_or_sensual", "questionable"), "NEUTRAL LOW LOW LOW LOW LOW"),
+        (("safe", "unsafe", "porn", "pornography", "hentai picture", "explicit"), "NEUTRAL HIGH HIGH HIGH HIGH HIGH"),
     ],
 )
 def test_the_vocabulary(labels, levels):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,8 +20,9 @@ from checkpoints import (
 )
 from safetensors.torch import load_file, save_file
 
-from nsfw_guard import CARDS, CheckpointError, ModelCard, NsfwGuard, SettingError
-from nsfw_guard.checkpoint import CARD_FILE, WEIGHTS, find_checkpoint
+from nsfw_guard import CARDS, CheckpointError, ModelCard, NsfwGuard, PreprocessSpec, SettingError, download
+from nsfw_guard.checkpoint import CARD_FILE, SAVED_FILE, WEIGHTS, find_checkpoint
+from nsfw_guard.classifier import stored_dtype
 
 
 @pytest.fixture
@@ -42,6 +44,19 @@ def change_config(folder, **changes):
 
 
 HEAD = "classifier.weight"
+CLIP = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 40},
+    "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32},
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6],
+}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +130,11 @@ def test_configs_without_usable_labels_are_refused(folder, changes, message):
         NsfwGuard(folder)
 
 
+def test_labels_are_in_the_order_of_their_indices(folder):
+    change_config(folder, id2label={"1": "nsfw", "0": "normal"})
+    assert NsfwGuard(folder).classifier.labels == ("normal", "nsfw")
+
+
 def test_labels_that_nobody_knows_are_refused_and_the_error_maps_them(folder):
     change_config(folder, id2label={"0": "LABEL_0", "1": "spicy"})
     with pytest.raises(SettingError, match=r"not known how severe \['LABEL_0', 'spicy'\] are") as caught:
@@ -143,6 +163,11 @@ def test_a_card_about_other_labels_is_refused(folder):
             lambda f: write_json(f / "preprocessor_config.json", {**TINY_PROCESSOR, "rescale_factor": 1 / 127.5}),
             "rescales by another factor",
         ),
+        (lambda f: write_json(f / "preprocessor_config.json", {**CLIP, "do_resize": False}), "it does not resize"),
+        (
+            lambda f: write_json(f / "preprocessor_config.json", {**CLIP, "do_center_crop": False}),
+            "it resizes the shortest edge without a centre crop",
+        ),
         (
             lambda f: write_json(
                 f / "preprocessor_config.json", {**TINY_PROCESSOR, "size": {"height": 32, "width": 48}}
@@ -162,6 +187,35 @@ def test_incomplete_folders_are_refused(folder, break_it, message):
     break_it(folder)
     with pytest.raises(CheckpointError, match=message):
         NsfwGuard(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, PreprocessSpec(32, "crop", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), crop_pct=0.8)),
+        (
+            {"size": {"height": 40, "width": 40}, "do_normalize": False},
+            PreprocessSpec(32, "squash", "bicubic", (0, 0, 0), (1, 1, 1), crop_pct=0.8),
+        ),
+        (
+            {"size": {"height": 32, "width": 32}, "do_center_crop": False},
+            PreprocessSpec(32, "squash", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        ),
+    ],
+)
+def test_what_a_processors_file_says(folder, changes, expected):
+    write_json(folder / "preprocessor_config.json", {**CLIP, **changes})
+    assert find_checkpoint(folder)[1].preprocess == expected
+
+
+def test_what_a_timm_config_says_of_its_crop(folder):
+    cfg = {**MARQO_CONFIG["pretrained_cfg"], "crop_pct": 0.875}
+    write_json(folder / "config.json", {**MARQO_CONFIG, "pretrained_cfg": cfg})
+    spec = find_checkpoint(folder)[1].preprocess
+    assert (spec.size, spec.resize, spec.crop_pct) == (384, "crop", 0.875)
+    write_json(folder / "config.json", {**MARQO_CONFIG, "pretrained_cfg": {**cfg, "crop_mode": "border"}})
+    with pytest.raises(CheckpointError, match="crop_mode is 'border'; expected one of"):
+        find_checkpoint(folder)
 
 
 def test_places_that_do_not_exist(tmp_path):
@@ -244,6 +298,26 @@ def test_the_outer_number_of_classes_counts(tmp_path):
     assert guard.card.preprocess == CARDS.get("marqo").preprocess
 
 
+def test_a_model_with_other_outputs_than_labels(tmp_path):
+    import timm
+
+    network = seeded(lambda: timm.create_model("vit_tiny_patch16_384", num_classes=3))
+    save_file(network.state_dict(), tmp_path / WEIGHTS, {"format": "pt"})
+    write_json(tmp_path / "config.json", {**MARQO_CONFIG, "num_classes": 3})
+    with pytest.raises(
+        CheckpointError, match=r"logits of the shape \(1, 3\); expected one for each of \['NSFW', 'SFW'\]"
+    ):
+        NsfwGuard(tmp_path).check(torch.rand(1, 3, 40, 40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_dtype_on_disk(folder, dtype):
+    change_weights(folder, lambda weights: weights.update({name: w.to(dtype) for name, w in weights.items()}))
+    assert stored_dtype(folder) == dtype
+    change_weights(folder, lambda weights: weights.update({HEAD: weights[HEAD].float()}))
+    assert stored_dtype(folder) == torch.float32  # that loses nothing
+
+
 def test_a_card_may_lie_beside_the_weights(folder):
     (folder / CARD_FILE).write_text('card = "falconsai"\n')
     assert find_checkpoint(folder)[1] is CARDS.get("falconsai")
@@ -251,15 +325,64 @@ def test_a_card_may_lie_beside_the_weights(folder):
     card = find_checkpoint(folder)[1]
     assert (card.name, card.license, card.levels["normal"].name) == ("checkpoint", "mit", "LOW")
     assert card.preprocess.size == 32
+    mine = ModelCard(name="mine", levels={"normal": "neutral", "nsfw": "high"})
+    assert find_checkpoint(folder, card=mine)[1].name == "mine"  # one that is named comes before
+
+
+def test_a_file_that_save_pretrained_did_not_write(folder):
+    write_json(folder / SAVED_FILE, {"card": {}})
+    with pytest.raises(CheckpointError, match="was not written by NsfwGuard.save_pretrained"):
+        NsfwGuard.from_pretrained(folder)
+
+
+@pytest.fixture
+def asked_for(folder, monkeypatch):
+    """The revisions that are asked of a Hub that has the tiny checkpoint under every id."""
+    revisions = set()
+
+    def snapshot(repo, *, revision, **_):
+        revisions.add(revision)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return revisions
+
+
+@pytest.mark.parametrize("model", ["falconsai", CARDS.get("falconsai").repo])
+@pytest.mark.parametrize("given", [None, "abc"])
+def test_a_cards_checkpoint_is_fetched_at_its_revision_or_the_one_given(asked_for, model, given):
+    card = CARDS.get("falconsai")
+    revision = given or card.revision
+    assert find_checkpoint(model, revision=given)[1].identity == f"{card.repo}@{revision}"
+    assert asked_for == {revision}
+    asked_for.clear()
+    download(model, revision=given)
+    assert asked_for == {revision}
+
+
+def test_a_download_without_weights_is_an_error(asked_for, folder):
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=f"has no weights as {WEIGHTS}"):
+        download("org/pickle")
+
+
+def test_an_incomplete_copy_in_the_cache_is_fetched_again(folder, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "config.json").write_text((folder / "config.json").read_text())
+
+    def snapshot(repo, *, local_files_only=False, **_):
+        return str(tmp_path / "cache" if local_files_only else folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert find_checkpoint("org/tiny")[0] == folder
 
 
 @pytest.fixture
 def hub(folder):
     """A stand-in for the Hub on loopback, because the real one cannot be reached: the routes that its client asks for.
 
-    It serves the tiny checkpoint as ``org/tiny`` and as Falconsai's repository.
+    It serves the tiny checkpoint as ``org/tiny`` and as Falconsai's repository; whose branch has moved on since.
     """
-    commit = CARDS.get("falconsai").revision
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -269,6 +392,8 @@ def hub(folder):
             repo = "/".join(parts[2:4]) if parts[0] == "api" else "/".join(parts[:2])
             if repo not in ("org/tiny", "Falconsai/nsfw_image_detection", "org/pickle"):
                 return self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+            commit = re.search(r"/(?:revision|tree|resolve)/([0-9a-f]{40})\b", self.path)
+            commit = commit[1] if commit else "f" * 40
             names = ["config.json", "preprocessor_config.json", WEIGHTS, "README.md", "optimizer.pt"]
             if repo == "org/pickle":
                 names = ["config.json", "pytorch_model.bin"]
@@ -329,7 +454,9 @@ def test_download_fetches_config_and_safetensors_and_nothing_else(hub, tmp_path)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "copy").iterdir() if path.is_file()}
     assert names == {"config.json", "preprocessor_config.json", WEIGHTS, CARD_FILE}
-    assert any(CARDS.get("falconsai").revision in path for path in asked)
+    of_it = [path for path in asked if "Falconsai" in path]
+    assert of_it
+    assert all(CARDS.get("falconsai").revision in path for path in of_it)
     assert not any("optimizer" in path for path in asked)
     # The copy stands for itself, offline: the card file says which card it is.
     assert find_checkpoint(tmp_path / "copy")[1] is CARDS.get("falconsai")
@@ -356,8 +483,6 @@ def test_a_repository_of_pickles_and_an_unknown_one(hub, tmp_path):
 
 
 def test_there_is_nothing_to_download_for_the_demo():
-    from nsfw_guard import download
-
     with pytest.raises(CheckpointError, match="nothing to download for 'demo'"):
         download("demo")
     with pytest.raises(SettingError, match="no model card 'nobody'"):

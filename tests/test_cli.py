@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import save_tiny
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsfw_guard import __version__
+from nsfw_guard import __version__, cli
 from nsfw_guard.cli import app
 
 
@@ -56,6 +57,7 @@ def test_check_exit_codes(tiny_args, pictures, threshold, code, word):
     result = run("check", *pictures, *tiny_args, "--threshold", threshold)
     assert result.exit_code == code
     assert result.stdout.count(word) == 3
+    assert " high " not in result.stdout if code == 0 else result.stdout.count(" high ") == 3
 
 
 def test_check_as_json(tiny_args, pictures):
@@ -73,6 +75,21 @@ def test_a_file_that_cannot_be_checked_is_said_and_the_others_are_checked(tiny_a
     rows = json.loads(result.stdout)
     assert ["error" in row for row in rows] == [True, False, False, False, True]
     assert "broken.png: images (60 bytes) cannot be" in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of TIFF
+@pytest.mark.parametrize("kind", ["gif", "tiff"])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.6])
+def test_a_truncated_animation_is_said_and_the_others_are_checked(tiny_args, pictures, tmp_path, kind, part):
+    rng = np.random.default_rng(0)
+    first, *rest = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+    path = tmp_path / f"broken.{kind}"
+    first.save(path, save_all=True, append_images=rest)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    result = run("check", path, pictures[0], *tiny_args, "--json")
+    assert result.exit_code == 2
+    assert ["error" in row for row in json.loads(result.stdout)] == [True, False]
 
 
 def test_redact_to_writes_what_may_be_shown(tiny_args, pictures, tmp_path):
@@ -108,6 +125,19 @@ def test_redact_to_keeps_an_animation_animated(tiny_args, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "mode", "kind"),
+    [("a.JPG", "RGB", "JPEG"), ("a.jpg", "RGBA", "JPEG"), ("a.picture", "RGB", "PNG"), ("a.psd", "RGB", "PNG")],
+)
+def test_a_redacted_picture_is_of_the_format_that_its_name_says(tiny_args, tmp_path, name, mode, kind):
+    Image.new(mode, (40, 40), "red").save(tmp_path / name, "PNG")
+    result = run("check", tmp_path / name, *tiny_args, "--threshold", "0", "--redact-to", tmp_path / "out")
+    assert result.exit_code == 1, result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    with Image.open(tmp_path / "out" / name) as picture:
+        assert picture.format == kind
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "nobody"], "There is no model card 'nobody'"),
@@ -137,6 +167,19 @@ def test_download_without_a_hub_ends_with_2(tmp_path):
     result = run("download", "falconsai", "--to", tmp_path / "x")
     assert result.exit_code == 2
     assert "could not be fetched" in result.stderr
+
+
+def test_download_hands_everything_on(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("nsfw_guard.checkpoint.download", lambda *args, **more: calls.append((args, more)) or tmp_path)
+    assert run("download", "org/tiny", "--to", tmp_path, "--revision", "abc").exit_code == 0
+    assert calls == [(("org/tiny",), {"to": tmp_path, "revision": "abc"})]
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, None)])
+def test_a_gpu_is_taken_if_there_is_one(monkeypatch, there, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert cli._device() == expected
 
 
 def test_a_model_with_an_unknown_label_says_how_to_map_it(tmp_path, pictures):

@@ -68,6 +68,15 @@ def test_the_mechanism_is_what_the_class_uses(mechanism, text):
         assert text in source, cls.__name__
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "clips"), [("cosmos", True), ("video processor", True), ("image processor", False), ("slot", False)]
+)
+def test_which_classes_make_clips(mechanism, clips):
+    names = table._TABLE[mechanism].split()
+    assert names
+    assert {table.makes_clips(type(name, (), {})) for name in names} == {clips}
+
+
 def test_classes_of_a_users_own_count_as_what_they_descend_from():
     class Mine(diffusers.StableDiffusionXLPipeline):
         pass
@@ -77,6 +86,14 @@ def test_classes_of_a_users_own_count_as_what_they_descend_from():
 
     assert table.mechanism_of(Mine) == "image processor"
     assert table.mechanism_of(Odd) is None
+
+
+def test_the_command_names_every_class_if_asked_to(monkeypatch):
+    monkeypatch.setattr(coverage, "coverage", lambda: {"StableDiffusionXLPipeline": "image processor"})
+    named, short = (CliRunner().invoke(cli.app, ["coverage", *more]) for more in (["--classes"], []))
+    assert named.exit_code == short.exit_code == 0
+    assert "StableDiffusionXLPipeline" in named.stdout
+    assert "StableDiffusionXLPipeline" not in short.stdout
 
 
 def test_the_command_prints_the_table(monkeypatch):

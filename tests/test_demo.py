@@ -5,14 +5,15 @@ None of this is about NSFW pictures: the stand-in for "unsafe" is the triangle.
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsfw_guard import NsfwGuard, SettingError
+from nsfw_guard import Level, NsfwGuard, SettingError, Verdict
 from nsfw_guard.cli import app
-from nsfw_guard.demo import NOTICE, generate, shapes
+from nsfw_guard.demo import NOTICE, generate, shapes, sheet
 from nsfw_guard.preprocess import plan_views
 
 
@@ -116,7 +117,65 @@ def test_generation_is_reproducible_and_takes_only_sense(demo):
         generate.generate([], demo)
     with pytest.raises(SettingError, match="0 steps"):
         generate.generate([prompt], demo, steps=0)
+    with pytest.raises(SettingError, match="batches of 0"):
+        generate.generate([prompt], demo, batch_size=0)
     assert not demo._forward_pre_hooks, "the demo leaves no hook on the guard"
+
+
+def test_batches_are_drawn_with_seeds_of_their_own_and_counted(demo):
+    prompt, steps = "a red circle on a blue background", []
+    three = generate.generate([prompt] * 3, demo, steps=2, batch_size=2, on_step=lambda *step: steps.append(step))
+    pictures = [np.asarray(drawing.before).astype(int) for drawing in three]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(pictures[one] - pictures[other]).mean() > 1
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("scene", "prompt"),
+    [
+        (shapes.Scene("triangle", "orange", "blue", "large"), "a large orange triangle on a blue background"),
+        (shapes.Scene("heart", "orange", "blue"), "an orange heart on a blue background"),
+        (shapes.Scene(None, "orange", "orange"), "an empty orange background"),
+    ],
+)
+def test_prompts(scene, prompt):
+    assert shapes.prompt_of(scene) == prompt
+
+
+def test_height_and_width_of_a_drawing():
+    assert shapes.draw("circle", "red", "white", height=40, width=80).shape == (3, 40, 80)
+
+
+CORNERS = [(0, 0), (1, 0), (0, 1)]  # the columns and rows of three cards
+
+
+def test_the_contact_sheet_shows_before_and_after():
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    flagged, passed = (Verdict(flag, score, 0.5, Level.HIGH) for flag, score in ((True, 1.0), (False, 0.0)))
+    drawings = [generate.Drawing("x", red, blue, flagged), *[generate.Drawing("y", red, red, passed)] * 2]
+    drawn = sheet.contact_sheet(drawings, redaction="fill")
+    width, height = sheet._CARD
+    assert drawn.height == 96 + 2 * (height + sheet._PAD)
+    cards = [(sheet._PAD + column * (width + sheet._PAD), 96 + row * (height + sheet._PAD)) for column, row in CORNERS]
+    second = sheet._GAP + sheet._SIDE
+    shown = [[drawn.getpixel((x + sheet._GAP + 9 + at, y + 40)) for at in (0, second)] for x, y in cards]
+    assert shown == [[(255, 0, 0), (0, 0, 255)], *[[(255, 0, 0)] * 2] * 2]
+    chips = [drawn.getpixel((x + sheet._GAP + 5, y + sheet._SIDE + 40 + 41)) for x, y in cards]
+    assert chips == [(208, 59, 59), *[(44, 138, 87)] * 2]
+    notice = drawn.crop((sheet._PAD, 58, 700, 84))
+    assert (208, 59, 59) in {color for _, color in notice.getcolors(100000)}
+
+
+def test_the_command_hands_its_settings_on(monkeypatch, tmp_path):
+    def stop(prompts, guard, **more):
+        raise SettingError(f"{prompts} {more['seed']} {more['steps']} {guard.policy.threshold} {guard.redaction.kind}")
+
+    monkeypatch.setattr(generate, "generate", stop)
+    numbers = ("--seed", 7, "--steps", 3)
+    result = run_demo("--out", tmp_path, "--prompt", "x", *numbers, "--policy", "strict", "--redaction", "fill")
+    assert result.exit_code == 2
+    assert "['x'] 7 3 0.25 fill" in result.stderr
 
 
 def run_demo(*arguments):

@@ -101,6 +101,14 @@ def test_a_non_finite_image_is_flagged_and_filled_and_the_others_untouched(tiny,
     assert torch.equal(result.images[rest], (images * 2 - 1 if signed else images)[rest])
 
 
+def test_a_non_finite_image_is_replaced_if_there_is_a_replacement(tiny, images):
+    guard = with_policy(tiny, threshold=1.0)
+    guard.redaction = Redaction("replace", image=Image.new("RGB", (4, 4), "teal"))
+    images[2, 0, 0, 0] = math.nan
+    out = guard.apply(images).images[2]
+    assert (out[:, 5, 5] * 255).round().tolist() == [0, 128, 128]
+
+
 def test_non_finite_scores_are_flagged_and_filled(tiny, images):
     guard = copy.deepcopy(with_policy(tiny, threshold=1.0))
     # As a float16 overflow does: finite pixels in, no number out.
@@ -195,6 +203,16 @@ def test_bad_input_is_refused(tiny, call, images, options, message):
         getattr(tiny, call)(images, **options)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1)])
+def test_rounding_of_the_callers_own_is_within_the_range(tiny, low, high):
+    ramp = torch.linspace(low, high, 60).view(3, 4, 5)
+    assert len(tiny.check(ramp + 0.0005, value_range=(low, high))) == 1
+    assert len(tiny.check(ramp - 0.0005, value_range=(low, high))) == 1
+    for images in (ramp + 0.01, ramp - 0.01):
+        with pytest.raises(ImageError, match="has values from"):
+            tiny.check(images, value_range=(low, high))
+
+
 def test_the_slot_clamps_what_the_public_calls_refuse(half, images):
     raw = (images * 2 - 1) * 1.3
     kept = raw.clone()
@@ -211,6 +229,15 @@ def test_the_slot_clamps_what_the_public_calls_refuse(half, images):
             assert torch.equal(out[i], raw[i])
 
 
+def test_a_slot_that_only_reports_clamps_what_is_flagged(half, images):
+    half.redaction = Redaction("none")
+    raw = (images * 2 - 1) * 1.3
+    out, flags = half(images=raw)
+    assert any(flags)
+    for image, before, flag in zip(out, raw, flags, strict=True):
+        assert torch.equal(image, (before / 2 + 0.5).clamp(0, 1) if flag else before)
+
+
 def test_the_slot_without_images_says_what_to_call(tiny, images):
     with pytest.raises(ImageError, match=r"guard\(images=...\), or call guard.apply\(images\)"):
         tiny(images)
@@ -225,8 +252,13 @@ def test_last_verdicts_are_this_threads(half, images):
     thread.join()
     assert seen == [None, 2]
     assert half.last_verdicts is verdicts
+
+
+@pytest.mark.parametrize("call", ["apply", "check", "classify"])
+def test_what_fails_leaves_no_verdicts(half, images, call):
+    assert half.check(images) is half.last_verdicts
     with pytest.raises(ImageError):
-        half.apply(None)
+        getattr(half, call)(None)
     assert half.last_verdicts is None
 
 
@@ -273,6 +305,16 @@ def test_out_of_memory_halves_the_batch(tiny, images, error):
     assert scores == pytest.approx([verdict.score for verdict in tiny.check(images)], abs=1e-5)
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert guard.batch_size == 8
+
+
+def test_the_views_of_one_image_count_for_the_batch_size(tiny):
+    guard = copy.deepcopy(tiny)
+    guard.batch_size = 2
+    sizes = []
+    guard.classifier.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    verdict = guard.check(torch.rand(1, 3, 32, 112))[0]
+    assert verdict.views == sum(sizes) == 5
+    assert max(sizes) == 2
 
 
 def test_out_of_memory_with_a_single_image_is_an_error(tiny, images):
@@ -348,6 +390,37 @@ def test_every_dtype_decides(tiny_folder, images, dtype):
     assert guard.describe()["dtype"] == str(guard.dtype)
 
 
+def test_probabilities_are_computed_in_float32(tiny_folder, images):
+    guard = NsfwGuard(tiny_folder, dtype="bfloat16")
+    values = [p for verdict in guard.check(images) for p in verdict.labels.values()]
+    assert torch.tensor(values).bfloat16().double().tolist() != values
+
+
+def test_the_dtype_follows_the_device_at_the_next_call(monkeypatch, tiny_folder):
+    guard = NsfwGuard(tiny_folder)
+    monkeypatch.setattr("nsfw_guard.guard.fastest_dtype", lambda device, stored: torch.float16)
+    guard.check(torch.rand(1, 3, 8, 8))
+    assert guard.dtype == torch.float16
+
+
+def test_the_weights_are_not_trained(tiny):
+    assert not any(weights.requires_grad for weights in tiny.parameters())
+    assert not any(module.training for module in tiny.modules())
+
+
+def test_describe(tiny_folder):
+    guard = NsfwGuard(tiny_folder, dtype="float32", views="card", redaction="fill", policy=Policy("high", 0.25))
+    assert guard.describe() == {
+        "model": "checkpoint",
+        "labels": {"normal": "neutral", "nsfw": "high"},
+        "policy": {"level": "high", "threshold": 0.25},
+        "redaction": "fill",
+        "views": "card",
+        "device": "cpu",
+        "dtype": "torch.float32",
+    }
+
+
 def test_views_see_what_the_card_does_not(tmp_path):
     from nsfw_guard import CARDS, ModelCard
 
@@ -415,6 +488,13 @@ def test_save_and_load(tmp_path, tiny_folder, images):
     assert NsfwGuard(tmp_path / "saved", policy=policy, dtype="float32", views="card").check(images) == before.verdicts
     with pytest.raises(SettingError, match="safetensors only"):
         guard.save_pretrained(tmp_path / "pickle", safe_serialization=False)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_host_casts_what_it_loads_unless_a_dtype_is_pinned(tmp_path, tiny_folder, name):
+    for pinned, expected in (("auto", torch.float16), ("bfloat16", torch.bfloat16)):
+        NsfwGuard(tiny_folder, dtype=pinned).save_pretrained(tmp_path / pinned)
+        assert NsfwGuard.from_pretrained(tmp_path / pinned, **{name: torch.float16}).dtype == expected
 
 
 def test_apply_as_torch_modules_mean_it_is_refused(tiny):

@@ -143,6 +143,12 @@ def test_what_cannot_be_checked_is_refused(images, message):
         read_images(images)
 
 
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no longer than a double here")
+def test_long_doubles_are_refused():
+    with pytest.raises(ImageError, match=r"has the dtype .*; expected floating point or uint8"):
+        read_images(np.zeros((4, 4, 3), np.longdouble))
+
+
 @pytest.mark.parametrize("value_range", [(0, 255), "0-1", None, (0, 1, 2), 1])
 def test_other_ranges_are_refused(value_range):
     with pytest.raises(ImageError, match=r"expected \(0, 1\) or \(-1, 1\)"):
@@ -202,14 +208,30 @@ def test_a_host_gets_redacted_pixels_in_its_own_range_and_its_depth_emptied():
     assert out[1, 3:].unique().tolist() == [0.0]
 
 
-def test_read_only_arrays_are_read_and_come_back_as_arrays():
+def test_redacted_bytes_are_rounded():
+    assert read_images(RAMP_8).replace({0: [torch.full((3, 4, 5), 0.999)]}).unique().tolist() == [255]
+
+
+def test_read_only_arrays_are_read_and_come_back_as_arrays(recwarn):
     array = RAMP_8.movedim(0, -1).numpy().copy()
     array.flags.writeable = False
+    only(array)
+    assert not recwarn.list
     out = read_images(array).replace({0: [torch.zeros(3, 4, 5)]})
     assert isinstance(out, np.ndarray)
     assert out.shape == array.shape
     assert out.dtype == np.uint8
     assert out.max() == 0
+
+
+def test_tuples_stay_tuples(tmp_path):
+    out = read_images((RAMP, RAMP)).replace({1: [torch.zeros(3, 4, 5)]})
+    assert type(out) is tuple
+    assert out[0] is RAMP
+    path = tmp_path / "red.png"
+    Image.new("RGB", (6, 3), "red").save(path)
+    for redacted in ({}, {0: [torch.zeros(3, 3, 6)]}):
+        assert type(read_images((path, path)).replace(redacted)) is tuple
 
 
 def test_mixed_lists_keep_their_order_and_kinds():

@@ -57,6 +57,13 @@ def test_every_public_name_resolves():
         nsfw_guard.nothing  # noqa: B018
 
 
+def test_errors_can_be_caught_as_python_means_them():
+    for error in (nsfw_guard.ImageError, nsfw_guard.SettingError):
+        assert issubclass(error, nsfw_guard.GuardError)
+        assert issubclass(error, ValueError)
+    assert issubclass(nsfw_guard.CheckpointError, nsfw_guard.GuardError)
+
+
 def test_the_version_is_said_once_more_in_the_project_file():
     assert PROJECT["project"]["version"] == nsfw_guard.__version__
 

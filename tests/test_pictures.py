@@ -96,6 +96,17 @@ def test_exif_rotation_is_applied(orientation):
     assert torch.equal(pixels, pixels_of(upright))
 
 
+@pytest.mark.parametrize("kind", ["MPO", "PNG", "WEBP"])
+def test_exif_rotation_of_pictures_with_several_frames(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = mode_picture("RGB").transpose(Image.Transpose.ROTATE_90)
+    file = encode(stored, kind, save_all=True, append_images=[stored.rotate(180)], exif=exif, quality=100)
+    pixels = pixels_of(file)
+    assert pixels.shape == (3, 4, 6)
+    assert pixels[:, :, 0].mean() < 0.1 < 0.9 < pixels[:, :, 5].mean()
+
+
 def frames(count=3):
     """An animated picture's frames: white, but the second one, which is black."""
     return [Image.new("RGB", (8, 8), "black" if i == 1 else "white") for i in range(count)]
@@ -126,13 +137,44 @@ def test_a_redacted_animated_picture_stays_animated(kind):
     if kind in ("GIF", "PNG"):
         out.seek(1)
         assert out.info["duration"] == 200
+    if kind != "TIFF":
+        assert out.info["loop"] == 0
 
 
-def test_the_callers_picture_stays_at_its_frame():
-    picture = Image.open(io.BytesIO(animated("GIF")))
+def test_a_redacted_webp_animation_is_lossless():
+    shown = list(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    again = list(read_images(read_images(animated("WEBP")).replace({0: shown})).frames(0))
+    for frame, expected in zip(again, shown, strict=True):
+        torch.testing.assert_close(frame, expected, rtol=0, atol=0.51 / 255)
+
+
+def test_of_a_redacted_mpo_only_the_first_frame_is_left():
+    first, *rest = frames(2)
+    picture = Image.open(io.BytesIO(encode(first, "MPO", save_all=True, append_images=rest)))
+    out = read_images(picture).replace({0: [torch.zeros(3, 8, 8)] * 2})
+    assert getattr(out, "n_frames", 1) == 1
+    assert out.getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_frames_can_be_read_again_and_in_any_order(kind):
+    batch = read_images(animated(kind))
+    for index in (2, 1, 0, 1, 2):
+        ((pixels, _),) = batch.pixels(index, index + 1)
+        assert round(pixels.mean().item()) == (index != 1)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_callers_picture_stays_at_its_frame_and_can_be_read_on(kind):
+    picture = Image.open(io.BytesIO(animated(kind)))
     picture.seek(2)
     list(read_images(picture).frames(0))
     assert picture.tell() == 2
+    seen = []
+    for index in range(3):
+        picture.seek(index)
+        seen.append(picture.convert("RGB").getpixel((4, 4))[0])
+    assert seen == [255, 0, 255]
 
 
 def test_pages_of_several_sizes_are_each_seen_whole():
@@ -170,6 +212,31 @@ def test_truncated_files_are_refused(kind):
         pixels_of(data[: len(data) // 2])
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of some
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "MPO", "WEBP", "PNG"])
+def test_of_truncated_animations_frames_come_out_or_an_image_error(kind):
+    rng = np.random.default_rng(0)
+    first, *rest = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+    data = encode(first, kind, save_all=True, append_images=rest)
+    refused = 0
+    for stop in {*range(40), *range(40, len(data), 97), len(data) - 1}:
+        try:
+            assert list(read_images(data[:stop]).frames(0))
+        except ImageError as error:
+            assert "cannot be" in str(error)
+            refused += 1
+    assert refused > 40
+
+
+def test_a_png_with_a_broken_chunk_is_refused():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
+    data = bytearray(encode(noise, "PNG"))
+    at = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    data[at : at + 4] = b"\x00\x01\x02\x03"
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        pixels_of(bytes(data))
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(ImageError, match="missing.png cannot be opened"):
         read_images(tmp_path / "missing.png")
@@ -187,3 +254,12 @@ def test_decompression_bombs_are_refused(monkeypatch):
         read_images(data)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert pixels_of(data).shape == (3, 300, 300)
+
+
+def test_a_page_that_is_a_bomb_is_refused(monkeypatch):
+    pages = [Image.new("L", size, "white") for size in ((8, 8), (300, 300))]
+    file = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 - 1)
+    batch = read_images(file)
+    with pytest.raises(ImageError, match="refused as a decompression bomb: 300x300 is more than 89999 pixels"):
+        list(batch.frames(0))

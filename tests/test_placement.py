@@ -13,6 +13,7 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
     ("capability", "stored", "expected"),
     [
         ((9, 0), torch.float32, torch.bfloat16),
+        ((8, 0), torch.float32, torch.bfloat16),
         ((8, 0), torch.float16, torch.float16),
         ((8, 6), torch.bfloat16, torch.bfloat16),
         ((7, 5), torch.bfloat16, torch.float16),  # no native bfloat16 before Ampere
@@ -29,6 +30,13 @@ def test_auto_on_cuda(monkeypatch, capability, stored, expected):
 def test_auto_on_a_cpu(monkeypatch, native, stored):
     monkeypatch.setattr("nsfw_guard.placement._cpu_runs_bfloat16", lambda: native)
     assert fastest_dtype(CPU, stored) == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.mark.parametrize("found", [{}, {"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False}])
+def test_what_makes_a_cpu_native(monkeypatch, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    expected = torch.bfloat16 if any(found.values()) else torch.float32
+    assert fastest_dtype(CPU, torch.float32) == expected
 
 
 def test_auto_elsewhere_is_float32():
@@ -48,6 +56,9 @@ def test_dtypes_and_devices_by_name():
 
 def test_out_of_memory_is_told_from_other_errors():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    for text in ("not enough memory", "can't allocate memory: you tried"):
+        assert out_of_memory(RuntimeError(f"DefaultCPUAllocator: {text}"))
+    assert out_of_memory(RuntimeError("MPS backend out of memory"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 

@@ -42,6 +42,12 @@ def test_the_level_is_the_most_severe_whose_own_tail_reaches_the_threshold():
     assert verdict.level is Level.MEDIUM
     assert decide(policy, (0.9, 0.1, 0.0, 0.0)).level is Level.NEUTRAL
     assert decide(policy, (0.1, 0.1, 0.1, 0.7)).level is Level.HIGH
+    assert decide(policy, (0.5, 0.0, 0.25, 0.25)).level is Level.MEDIUM  # exactly at the threshold
+    assert decide(policy, (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)).level is Level.HIGH  # of any view
+
+
+def test_a_score_is_at_most_one():
+    assert decide(Policy(level="neutral", threshold=1.0), (0.5, 0.25, 0.25, 1e-7)).score == 1.0
 
 
 def test_the_maximum_over_the_views_counts_and_its_labels_are_reported():
@@ -60,6 +66,12 @@ def test_per_label_flags_on_its_own():
     assert not decide(policy, (0.8, 0.2, 0.0, 0.0)).flagged
 
 
+@pytest.mark.parametrize(("probability", "reason"), [(0.25, "label"), (math.nextafter(0.25, 0), None)])
+def test_a_label_at_its_own_threshold_is_flagged(probability, reason):
+    verdict = decide(Policy(threshold=0.9, per_label={"low": 0.25}), (0.75, probability, 0.0, 0.0))
+    assert verdict.reason == reason
+
+
 def test_per_label_refuses_labels_that_the_model_lacks():
     with pytest.raises(
         SettingError, match=r"per_label names \['nsfw'\].*labels are \['neutral', 'low', 'medium', 'high'\]"
@@ -75,6 +87,12 @@ def test_an_image_without_a_score_is_flagged(problem):
 
 def test_an_image_without_views_and_without_a_problem_is_flagged_all_the_same():
     assert decide(Policy(threshold=1.0)).flagged
+
+
+@pytest.mark.parametrize("problem", ["non_finite", "too_long", None])
+def test_an_image_without_a_score_says_what_was_asked_of_which_model(problem):
+    verdict = decide(Policy(threshold=0.75), problem=problem)
+    assert (verdict.threshold, verdict.model, verdict.labels) == (0.75, CARDS.get("freepik").identity, {})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

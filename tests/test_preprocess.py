@@ -91,6 +91,14 @@ def test_a_centre_crop_with_a_margin_is_never_the_only_view():
     assert plan_views(64, 64, spec) == (View(0, 0, 64, 64),)
 
 
+def test_a_margin_is_cut_off_around_the_centre_crop():
+    """As in torchvision: the shorter side to 40, the centre 32 of it."""
+    spec = PreprocessSpec(32, "crop", crop_pct=0.8, mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = torch.zeros(1, 3, 40, 80)
+    pixels[..., 4:36, 24:56] = 1
+    assert model_input(pixels, View(0, 0, 40, 80, own=True), spec).unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (7, 5), (32, 32), (200, 90), (1000, 700)])
 def test_a_constant_image_stays_constant(mode, size):

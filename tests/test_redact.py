@@ -63,6 +63,30 @@ def test_pixelate_shows_the_means():
 def test_cells_are_at_least_four_pixels():
     image = torch.rand(3, 20, 20)
     assert torch.equal(redact(image, Redaction("pixelate", cells=500)), redact(image, Redaction("pixelate", cells=5)))
+    out = redact(torch.rand(3, 8, 11), Redaction("pixelate"))
+    assert [len(line.unique_consecutive()) for line in (out[0, :, 0], out[0, 0])] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", ["pixelate", "blur"])
+def test_by_default_sixteen_cells_are_shown(kind):
+    image = torch.rand(3, 256, 256)
+    assert torch.equal(redact(image, Redaction(kind)), redact(image, Redaction(kind, cells=16)))
+    assert len(redact(image, Redaction("pixelate"))[0, 0].unique_consecutive()) == 16
+
+
+def test_a_blur_smooths_the_cells_too():
+    image = torch.zeros(3, 64, 64)
+    image[:, 16:32, 16:32] = 1  # one cell of 4x4
+    assert redact(image, Redaction("pixelate", cells=4)).max() == 1
+    assert 0.1 < redact(image, Redaction("blur", cells=4)).max() < 0.5
+
+
+def test_a_blur_stays_in_the_range():
+    """Bicubic interpolation overshoots at an edge, and bytes would wrap around."""
+    image = torch.zeros(3, 64, 64)
+    image[:, :, 32:] = 1
+    out = redact(image, Redaction("blur"))
+    assert (out.min(), out.max()) == (0, 1)
 
 
 def test_the_density_is_the_same_along_the_long_side():

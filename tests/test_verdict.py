@@ -16,6 +16,10 @@ def test_levels_are_ordered():
     assert Level.NEUTRAL < Level.LOW < Level.MEDIUM < Level.HIGH
 
 
+def test_levels_by_name_in_any_case():
+    assert Level.parse("High") is Level.parse("HIGH") is Level.parse("high") is Level.HIGH
+
+
 @pytest.mark.parametrize(
     ("value", "hint"),
     [

@@ -13,7 +13,7 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Scores
 
 from . import options, report
-from .nodes_image import check_scores, decide, show
+from .nodes_image import check_scores, decide
 
 
 class Split(io.ComfyNode):
@@ -55,7 +55,7 @@ class Split(io.ComfyNode):
         safe, flagged = sides
         text, verdicts_json = report.as_text(verdicts, "split off"), report.as_json(verdicts, chosen, "split")
         batches = (image[side] if side else ExecutionBlocker(None) for side in (safe, flagged))
-        return io.NodeOutput(*batches, str(safe), str(flagged), ui=show(cls, text, verdicts_json))
+        return io.NodeOutput(*batches, str(safe), str(flagged), ui=report.as_ui(text, verdicts_json))
 
 
 class Gate(io.ComfyNode):
@@ -72,7 +72,7 @@ class Gate(io.ComfyNode):
             display_name="NSFW Gate",
             category="utilities/logic",
             description="Lets anything through unless something is flagged: for what must not be saved or sent then.",
-            search_aliases=["block", "stop", "switch", "nsfw"],
+            search_aliases=["block", "stop", "switch"],
             inputs=[
                 io.MatchType.Input("value", template=template, tooltip="Whatever is to be held back."),
                 io.Boolean.Input("flagged", force_input=True, tooltip="From a guard."),

@@ -7,7 +7,6 @@ from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from server import PromptServer
 from torch import Tensor
 
 from nsfw_guard.errors import ImageError, SettingError
@@ -17,12 +16,6 @@ from nsfw_guard.verdict import Scores, Verdict
 from . import checkpoints, classifier, options, report
 
 EACH, ANY = "each image by itself", "one flags all"
-
-
-def show(cls: Any, text: str, verdicts_json: str) -> dict[str, tuple[str, ...]]:
-    """Write the verdict on the node, and return it for ``/history``."""
-    PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
-    return report.as_ui(text, verdicts_json)
 
 
 def decide(
@@ -163,7 +156,7 @@ class Classify(io.ComfyNode):
         verdicts = policy.decide(scores)
         text, verdicts_json = report.as_text(verdicts, "nothing done"), report.as_json(verdicts, policy, "none")
         highest = max(verdict.score for verdict in verdicts)
-        return io.NodeOutput(scores, highest, verdicts_json, ui=show(cls, text, verdicts_json))
+        return io.NodeOutput(scores, highest, verdicts_json, ui=report.as_ui(text, verdicts_json))
 
 
 class Censor(io.ComfyNode):
@@ -250,7 +243,7 @@ def censored(
     text, verdicts_json = report.as_text(verdicts, chosen.kind), report.as_json(verdicts, policy, chosen.kind)
     images = blocker(chosen, verdicts) or options.redacted(image, verdicts, chosen, mask)
     outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
-    return io.NodeOutput(*outputs, ui=show(cls, text, verdicts_json))
+    return io.NodeOutput(*outputs, ui=report.as_ui(text, verdicts_json))
 
 
 def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:

@@ -20,7 +20,7 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
 from . import checkpoints, options, report
-from .nodes_image import decide, scores_of, show
+from .nodes_image import decide, scores_of
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
 
@@ -110,7 +110,7 @@ class SaveImage(io.ComfyNode):
         ]
         results = _save(cls, saved, filename_prefix, prompt_in_file)
         text, verdicts_json = report.as_text(verdicts, done.kind), report.as_json(verdicts, chosen, done.kind)
-        return io.NodeOutput(ui={"images": results, **show(cls, text, verdicts_json)})
+        return io.NodeOutput(ui={"images": results, **report.as_ui(text, verdicts_json)})
 
 
 def _save(cls: Any, images: list[tuple[Tensor, Verdict]], prefix: str, prompt_in_file: str) -> list[dict[str, str]]:

@@ -14,9 +14,11 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
 from . import checkpoints, classifier, options, report
-from .nodes_image import blocker, show
+from .nodes_image import blocker
 
 FRAMES, CLIP = "runs of flagged frames", "the whole video"
+# Of ranges and of frames on the node: more than that hide the graph.
+_LINES = 4
 
 
 class GuardVideo(io.ComfyNode):
@@ -101,7 +103,7 @@ class GuardVideo(io.ComfyNode):
         done = options.action_of(action, replacement, flagged=decided.flagged)
         text, verdicts_json = describe(decided, done)
         guarded = redact_video(decided, done)
-        return io.NodeOutput(guarded, decided.flagged, verdicts_json, ui=show(cls, text, verdicts_json))
+        return io.NodeOutput(guarded, decided.flagged, verdicts_json, ui=report.as_ui(text, verdicts_json))
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,10 @@ def describe(decided: Decided, action: options.Action) -> tuple[str, str]:
         seen_frames=[index for index, verdict in enumerate(decided.verdicts) if verdict is not None],
         redacted_seconds=ranges,
     )
-    text = report.as_text(decided.seen, action.kind, noun="frame")
-    return "\n".join([text, *(f"{start:.2f} to {stop:.2f} s" for start, stop in ranges)]), verdicts_json
+    head, *frames = report.as_text(decided.seen, action.kind, noun="frame", most=_LINES).split("\n")
+    told = [f"{start:.2f} to {stop:.2f} s" for start, stop in ranges[:_LINES]]
+    more = [f"... and {len(ranges) - _LINES} more"] if len(ranges) > _LINES else []
+    return "\n".join([head, *told, *more, *frames]), verdicts_json
 
 
 def _seconds(frame: int, rate: Fraction | float) -> float:

@@ -37,26 +37,26 @@ def as_json(verdicts: list[Verdict], policy: Policy | None, action: str, **more:
     )
 
 
-def as_text(verdicts: list[Verdict], action: str, *, noun: str = "image") -> str:
+def as_text(verdicts: list[Verdict], action: str, *, noun: str = "image", most: int = _LINES) -> str:
     """Return a few lines for the node: how many are flagged, and the scores."""
     flagged = sum(verdict.flagged for verdict in verdicts)
     count = f"{len(verdicts)} {noun}{'s' if len(verdicts) != 1 else ''}"
     lines = [f"{count}: none flagged" if not flagged else f"{count}: {flagged} FLAGGED, {action}"]
-    # The worst first, and in the order of the batch again.
-    shown = sorted(range(len(verdicts)), key=lambda i: (verdicts[i].flagged, verdicts[i].score), reverse=True)
-    for index in sorted(shown[:_LINES]):
+    # The worst, and of equals the first; in the order of the batch.
+    worst = sorted(range(len(verdicts)), key=lambda i: (not verdicts[i].flagged, -verdicts[i].score))
+    for index in sorted(worst[:most]):
         verdict = verdicts[index]
         sign = ">=" if verdict.score >= verdict.threshold else "<"
         why = "" if verdict.reason in (None, "score") else f"  ({verdict.reason})"
         mark = "FLAGGED" if verdict.flagged else "ok"
         lines.append(f"{index}: {mark}  {verdict.score:.2f} {sign} {verdict.threshold:.2f}{why}")
-    if len(verdicts) > _LINES:
-        lines.append(f"... and {len(verdicts) - _LINES} more")
+    if len(verdicts) > most:
+        lines.append(f"... and {len(verdicts) - most} more")
     return "\n".join(lines)
 
 
 def as_ui(text: str, report: str) -> dict[str, tuple[str, ...]]:
-    """Return what the node shows and ``/history`` keeps; always the same keys."""
+    """Return what ``web/js/verdict.js`` draws on the node and ``/history`` keeps; always the same keys."""
     return {"text": (text,), "nsfw_guard": (report,)}
 
 

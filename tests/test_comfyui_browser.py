@@ -1,0 +1,220 @@
+"""The node pack in a real browser: needs COMFYUI_DIR, COMFYUI_PYTHON, playwright, and chromium (or CHROMIUM).
+
+The demo's classifier stands in as the installed checkpoint: what it flags are triangles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import urllib.request
+
+import pytest
+import torch
+from comfyui_server import PACK, Server
+from PIL import Image
+
+from nsfw_guard.demo.shapes import draw
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EXAMPLES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+EMPTY = {"version": 0.4, "nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0}
+TROUBLE = "[data-testid=error-overlay]:visible, [role=dialog]:visible, .p-dialog:visible"
+
+pytestmark = pytest.mark.skipif(
+    not (os.environ.get("COMFYUI_DIR") and os.environ.get("COMFYUI_PYTHON") and os.path.exists(CHROMIUM)),
+    reason="set COMFYUI_DIR and COMFYUI_PYTHON to a ComfyUI, and CHROMIUM if it is not /usr/bin/chromium",
+)
+
+
+def triangle(color):
+    """[H, W, 3], uint8."""
+    return (draw("triangle", color, "white").movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("comfyui"))
+    checkpoints = server.base / "models" / "nsfw_guard"
+    shutil.copytree(checkpoints / "shapes", checkpoints / "freepik")  # what the examples name
+    server.upload("example.png", triangle("red"))  # what comes with ComfyUI, and the examples name
+    server.post("/settings/Comfy.TutorialCompleted", True)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "vue"])
+def renderer(request, server):
+    server.post("/settings/Comfy.VueNodes.Enabled", request.param)
+    yield request.param
+    server.post("/settings/Comfy.VueNodes.Enabled", False)
+
+
+@pytest.fixture
+def page(server, browser):
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(server.url)
+    ready(page)
+    yield page
+    page.close()
+
+
+def ready(page):
+    """Wait for the workflow that the frontend opens by itself."""
+    page.wait_for_function("window.app?.graph?.nodes?.length > 0", timeout=60_000)
+
+
+def load(page, workflow):
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+
+
+def example(server, name):
+    return server.get(f"/api/workflow_templates/nsfw_guard/{name}.json")
+
+
+@pytest.fixture
+def search(page):
+    """Returns a function: the names that the node search shows for some words, when the wanted one is among them."""
+    load(page, EMPTY)
+    page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    field = page.locator("input[role=combobox]")
+    options = page.get_by_role("option")
+
+    def names(words, *, shown=None, gone=None):
+        field.fill(words)
+        if shown:
+            options.filter(has_text=shown).first.wait_for()
+        if gone:
+            options.filter(has_text=gone).first.wait_for(state="detached")
+        return options.all_inner_texts()
+
+    return names
+
+
+def test_the_nodes_are_found_by_name_and_by_other_words(search):
+    for words, found in {
+        "NSFW Safety Guard": "NSFW Safety Guard",
+        "safety checker": "NSFW Safety Guard",
+        "mosaic": "NSFW Censor",
+        "falconsai": "Load NSFW Classifier",
+        "nsfw": "Save Image (Guarded)",
+    }.items():
+        search(words, shown=found)
+
+
+@pytest.mark.parametrize(("words", "hidden"), [("enforced", "NSFW Guard (enforced)"), ("refused", "Refused by")])
+def test_the_nodes_of_enforce_mode_are_not_offered(search, words, hidden):
+    search("safety checker", shown="NSFW Safety Guard")
+    assert not [name for name in search(words, gone="NSFW Safety Guard") if hidden in name]
+
+
+def test_every_example_loads_whole(server, page):
+    offered = server.get("/workflow_templates")["nsfw_guard"]
+    assert sorted(offered) == EXAMPLES
+    assert len(EXAMPLES) == 4
+    for name in EXAMPLES:
+        workflow = example(server, name)
+        load(page, workflow)
+        page.wait_for_timeout(300)  # what is missing is shown after the graph
+        assert page.locator(TROUBLE).count() == 0, page.locator(TROUBLE).first.inner_text()
+        drawn = page.evaluate("app.graph.nodes.map(node => [node.type, !!node.has_errors])")
+        assert sorted(drawn) == sorted([node["type"], False] for node in workflow["nodes"])
+        assert sum(node["type"] == "MarkdownNote" for node in workflow["nodes"]) == 1
+        picture = Image.open(PACK / "example_workflows" / f"{name}.jpg")
+        assert picture.format == "JPEG"
+        url = f"{server.url}/api/workflow_templates/nsfw_guard/{name}.jpg"
+        with urllib.request.urlopen(url) as answer:
+            assert answer.status == 200
+
+
+def test_what_is_missing_would_be_shown(server, page):
+    workflow = example(server, EXAMPLES[0])
+    workflow["nodes"][-1]["type"] = "NSFWG_NoSuchNode"
+    load(page, workflow)
+    page.locator(TROUBLE).first.wait_for()
+
+
+VERDICT = """() => app.graph.nodes.filter(node => node.type === "NSFWG_Guard").map(node => ({
+    texts: (node.widgets ?? []).map(widget => widget.value).filter(value => String(value).includes("FLAGGED")),
+    drawn: [...document.querySelectorAll(".nsfw-guard-verdict")].map(element => element.innerText),
+}))[0]"""
+DRAWN = """opacity => [...document.querySelectorAll(".nsfw-guard-verdict")].some(
+    element => element.offsetParent && element.innerText && element.style.opacity === opacity)"""
+
+
+def run_and_look(page, server):
+    """Press the button, wait for the verdict of this run; returns it, and the prompt's entry in the history."""
+    before = set(server.get("/history"))
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(
+        "before => fetch('/history').then(answer => answer.json()).then("
+        "all => Object.keys(all).some(id => !before.includes(id)))",
+        arg=sorted(before),
+    )
+    page.wait_for_function(DRAWN, arg="1")
+    ((_, entry),) = [item for item in server.get("/history").items() if item[0] not in before]
+    return page.evaluate(VERDICT), entry
+
+
+def cached(entry):
+    return {n for kind, data in entry["status"]["messages"] if kind == "execution_cached" for n in data["nodes"]}
+
+
+def test_the_verdict_is_drawn_once_and_again_from_the_cache(server, page, renderer):
+    broken = []
+    page.on("pageerror", lambda error: broken.append(error.stack) if "nsfw_guard" in (error.stack or "") else None)
+    new = server.upload(f"vue{renderer}.png", triangle("blue" if renderer else "green"))  # in no cache
+    page.reload()  # in this renderer
+    ready(page)
+    workflow = example(server, "guard_one_node")
+    (guard,) = [str(node["id"]) for node in workflow["nodes"] if node["type"] == "NSFWG_Guard"]
+    (picture,) = [node for node in workflow["nodes"] if node["type"] == "LoadImage"]
+    picture["widgets_values"][0] = new
+    load(page, workflow)
+    assert page.evaluate("!!LiteGraph.vueNodesMode") is renderer
+
+    shown, entry = run_and_look(page, server)
+    assert guard not in cached(entry)
+    (text,) = entry["outputs"][guard]["text"]
+    assert "1 FLAGGED, blur" in text
+    assert shown == {"texts": [text], "drawn": [text]}
+
+    page.reload()
+    ready(page)
+    load(page, workflow)
+    page.wait_for_function(DRAWN, arg="0.5")  # of an earlier run: pale
+    assert page.evaluate(VERDICT) == {"texts": [text], "drawn": [text]}
+
+    shown, entry = run_and_look(page, server)
+    assert guard in cached(entry)
+    assert shown == {"texts": [text], "drawn": [text]}
+
+    # Neither a saved workflow nor the prompt has it.
+    assert "FLAGGED" not in json.dumps(page.evaluate("app.graph.serialize()"))
+    assert "FLAGGED" not in json.dumps(page.evaluate("app.graphToPrompt().then(({output}) => output)"))
+    assert broken == []
+
+
+def test_the_help_page_is_served(server):
+    with urllib.request.urlopen(f"{server.url}/extensions/nsfw_guard/docs/NSFWG_Guard.md") as answer:
+        assert answer.status == 200
+        assert "NSFW Safety Guard" in answer.read().decode()
