@@ -227,6 +227,10 @@ class VideoInput:
         return 8
 
 
+class VideoFromFile(VideoInput):
+    """Never made here: reading files is the real one's."""
+
+
 class VideoFromComponents(VideoInput):
     def __init__(self, components, bit_depth=8):
         self._components, self._bit_depth = components, bit_depth
@@ -371,7 +375,7 @@ def _modules(host: Host) -> dict[str, ModuleType]:
             "io": io,
             "ComfyExtension": ComfyExtension,
             "Input": SimpleNamespace(Video=VideoInput),
-            "InputImpl": SimpleNamespace(VideoFromComponents=VideoFromComponents),
+            "InputImpl": SimpleNamespace(VideoFromComponents=VideoFromComponents, VideoFromFile=VideoFromFile),
             "Types": SimpleNamespace(VideoComponents=VideoComponents),
         },
         "comfy_execution": {"__path__": []},

@@ -459,8 +459,14 @@ def test_what_is_no_batch_of_images_is_refused_beside_scores(comfy, name, node):
 
 
 BAD_SETTINGS = {
-    "unknown action": ({"action": "hide"}, "action is None; expected one of blur, pixelate, fill, replace, block"),
-    "unknown sensitivity": ({"sensitivity": "lax"}, "sensitivity is None; expected one of balanced, strict"),
+    "unknown action": (
+        {"action": "hide"},
+        "action is missing, or none of its choices; expected one of blur",
+    ),
+    "unknown sensitivity": (
+        {"sensitivity": "lax"},
+        "sensitivity is missing, or none of its choices; exp",
+    ),
     "threshold above 1": ({"sensitivity": "threshold", "sensitivity.threshold": 1.5}, "threshold is 1.5; expected"),
     "threshold below 0": ({"sensitivity": "threshold", "sensitivity.threshold": -0.1}, "threshold is -0.1; expected"),
     "threshold NaN": ({"sensitivity": "threshold", "sensitivity.threshold": float("nan")}, "threshold is nan; exp"),
@@ -603,8 +609,13 @@ def test_a_device_or_precision_that_there_is_not(comfy, inputs):
 MANY = [SAFE] * 38 + [UNSAFE] * 2
 
 
+def many():
+    """Forty images, no two the same."""
+    return pictures(*MANY, size=64) * torch.linspace(0.99, 1, len(MANY))[:, None, None, None]
+
+
 def test_many_images_are_looked_at_in_chunks(comfy, scored):
-    output = guard(comfy, pictures(*MANY, size=64), unique_id="5")
+    output = guard(comfy, many(), unique_id="5")
     assert comfy.progress == [("5", 16, 40), ("5", 32, 40), ("5", 40, 40)]
     assert scored == [16, 16, 8]
     assert flags(output) == [False] * 38 + [True] * 2
@@ -612,13 +623,13 @@ def test_many_images_are_looked_at_in_chunks(comfy, scored):
 
 
 def test_an_interrupt_comes_through_between_two_chunks(comfy, scored):
-    images = pictures(*MANY, size=64)
+    images = many()
     comfy.interrupt_at = 2
     with pytest.raises(InterruptProcessingException):
         guard(comfy, images)
     assert comfy.progress == [("7", 16, 40)]
-    assert flags(guard(comfy, images))[-2:] == [True, True]  # nothing of the first try is remembered
-    assert scored == [16, 16, 16, 8]
+    assert flags(guard(comfy, images))[-2:] == [True, True]
+    assert scored == [16, 16, 8]  # what was looked at by then is remembered
 
 
 @pytest.mark.parametrize("node", ["NSFWG_Guard", "NSFWG_SaveImage"])
@@ -850,11 +861,11 @@ def test_policies_that_make_no_sense(comfy, inputs, said):
 # --- Video -----------------------------------------------------------------------------------------------------------
 
 FRAMES = [SAFE] * 5 + [UNSAFE] * 3 + [SAFE] * 4
-SOUND, TAGS, ALPHA = object(), {"title": "shapes"}, object()
+SOUND, TAGS = object(), {"title": "shapes"}
 
 
-def video(frames, *, bit_depth=10):
-    return VideoFromComponents(VideoComponents(frames, Fraction(4), SOUND, TAGS, ALPHA), bit_depth=bit_depth)
+def video(frames, *, bit_depth=10, alpha=None):
+    return VideoFromComponents(VideoComponents(frames, Fraction(4), SOUND, TAGS, alpha), bit_depth=bit_depth)
 
 
 def guard_video(host, given, inputs=BLACK):
@@ -890,12 +901,37 @@ def test_frames_of_a_video(comfy, settings, black, seen):
 
 
 def test_what_is_not_pictures_of_a_video_is_kept(comfy):
-    given = video(pictures(*FRAMES))
+    frames = pictures(*FRAMES)
+    given = video(frames, alpha=torch.ones(frames.shape[:3]))
     guarded = guard_video(comfy, given)[0]
     assert guarded is not given
     assert guarded.get_bit_depth() == 10
     parts = guarded.get_components()
-    assert (parts.frame_rate, parts.audio, parts.metadata, parts.alpha) == (Fraction(4), SOUND, TAGS, ALPHA)
+    assert (parts.frame_rate, parts.audio, parts.metadata) == (Fraction(4), SOUND, TAGS)
+    assert parts.alpha is given.get_components().alpha
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_shape_that_is_only_in_the_alpha_of_a_video_is_seen(comfy, depth):
+    shape = (pictures(UNSAFE)[..., 1] < 0.5).float()
+    alpha = shape if depth == 3 else shape[..., None]
+    _, flagged, _ = guard_video(comfy, video(torch.ones(1, 128, 128, 3), alpha=alpha)).args
+    assert flagged is True
+
+
+def test_another_threshold_runs_no_classifier_over_a_video_again(comfy, scored):
+    given = video(many())
+    for threshold in (0.5, 0.6, 0.7):
+        guard_video(comfy, given, {**BLACK, "sensitivity": "threshold", "sensitivity.threshold": threshold})
+    assert scored == [16, 16, 8]
+
+
+def test_another_threshold_runs_no_classifier_over_a_list_again(comfy, scored):
+    images = pictures(SAFE, UNSAFE, ("heart", "red", "white"))
+    for threshold in (0.5, 0.6):
+        for image in images:
+            guard(comfy, image[None], {**BLUR, "sensitivity": "threshold", "sensitivity.threshold": threshold})
+    assert scored == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -933,7 +969,7 @@ def test_a_frame_between_goes_with_its_run(comfy):
 def test_a_long_video_is_looked_at_in_chunks_until_one_interrupts(comfy, scored):
     comfy.interrupt_at = 3
     with pytest.raises(InterruptProcessingException):
-        guard_video(comfy, video(pictures(*MANY, size=64)))
+        guard_video(comfy, video(many()))
     assert scored == [16, 16]
     assert comfy.progress == [("7", 16, 40), ("7", 32, 40)]
 
@@ -946,7 +982,7 @@ BAD_VIDEOS = {
     "every 0": (torch.zeros(2, 8, 8, 3), {"every": 0}, SettingError, "every is 0"),
     "every -1": (pictures(UNSAFE, SAFE), {"every": -1}, SettingError, "every is -1"),
     "min_run 0": (torch.zeros(2, 8, 8, 3), {"min_run": 0}, SettingError, "min_run is 0"),
-    "unknown action": (pictures(UNSAFE), {"action": "hide"}, SettingError, "action is None; expected one of blur"),
+    "unknown action": (pictures(UNSAFE), {"action": "hide"}, SettingError, "action is missing, or none of its choices"),
 }
 
 
@@ -1339,6 +1375,10 @@ def test_a_node_by_an_old_name_may_be_an_output(operator):
 
 
 BROKEN = {
+    "a link to nothing": (
+        {"prompt": {**GRAPH, "3": node("SaveImage", images=["no", 0])}},
+        "which is not in the",
+    ),
     "text": ("hello", "string indices|str"),
     "nothing": (None, "NoneType"),
     "no prompt": ({"client_id": "me"}, "prompt"),

@@ -432,6 +432,72 @@ def test_a_long_video_can_be_interrupted_and_says_how_far_it_is(server):
     assert run.pictures("save") == []
 
 
+# Two streams, the second of which ComfyUI copies unseen; and white frames with a triangle in their alpha.
+FILES = """
+import av, sys
+import numpy as np
+from PIL import Image
+folder = sys.argv[1]
+safe, unsafe = (np.asarray(Image.open(f"{folder}/{name}.png").convert("RGB")) for name in ("safe", "unsafe"))
+def write(name, codec, pix_fmt, streams, form):
+    with av.open(f"{folder}/{name}", "w") as out:
+        made = [out.add_stream(codec, rate=4) for _ in streams]
+        for stream, frame in zip(made, streams):
+            stream.width, stream.height, stream.pix_fmt = frame.shape[1], frame.shape[0], pix_fmt
+        for _ in range(4):
+            for stream, frame in zip(made, streams):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=form).reformat(format=pix_fmt)))
+        for stream in made:
+            out.mux(stream.encode(None))
+shape = (np.abs(unsafe.astype(int) - unsafe[0, 0]).sum(-1) > 60).astype(np.uint8) * 255
+write("two.mp4", "h264", "yuv420p", [safe, unsafe], "rgb24")
+write("alpha.mov", "png", "rgba", [np.dstack([np.full_like(safe, 255), shape])], "rgba")
+write("changed.mp4", "h264", "yuv420p", [safe], "rgb24")
+write("unsafe.mp4", "h264", "yuv420p", [unsafe], "rgb24")
+"""
+
+
+def video_files(server):
+    server.upload("safe.png", picture(SAFE))
+    server.upload("unsafe.png", picture(UNSAFE))
+    subprocess.run([os.environ["COMFYUI_PYTHON"], "-c", FILES, str(server.base / "input")], check=True)
+
+
+def saved_streams(server, run):
+    """The first frame of each video stream of what SaveVideo has saved."""
+    (entry,) = run.outputs["save"]["images"]
+    file = server.base / "output" / entry["subfolder"] / entry["filename"]
+    frames = server.base / "streams.npy"
+    read = "import av, sys, numpy; n = len(av.open(sys.argv[1]).streams.video); "
+    read += "numpy.save(sys.argv[2], numpy.stack([next(av.open(sys.argv[1]).decode(video=i)).to_ndarray(format='rgba') "
+    read += "for i in range(n)]))"
+    subprocess.run([os.environ["COMFYUI_PYTHON"], "-c", read, str(file), str(frames)], check=True)
+    return np.load(frames)
+
+
+def file_graph(name, source, prefix="file"):
+    load_video = {"class_type": "LoadVideo", "inputs": {"file": name}}
+    settings = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
+    return {"clip": load_video, "save": {"class_type": "SaveVideo", "inputs": {"video": source, **settings}}}
+
+
+def test_a_second_stream_of_a_file_does_not_come_along(server):
+    video_files(server)
+    run = server.run({**file_graph("two.mp4", ["guard", 0]), "guard": video_guard()})
+    assert run.succeeded, run.error
+    assert len(saved_streams(server, run)) == 1
+
+
+def test_a_shape_that_is_only_in_the_alpha_of_a_file_is_seen(server):
+    video_files(server)
+    run = server.run({**file_graph("alpha.mov", ["guard", 0]), "guard": video_guard()})
+    assert run.succeeded, run.error
+    assert run.report("guard")["flagged"] is True
+    (frame,) = saved_streams(server, run)
+    assert frame[..., :3].max() < 16  # filled with black
+    assert frame[..., 3].min() == 255
+
+
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -630,6 +696,35 @@ def test_an_operator_guards_masks_and_videos_too(enforcing):
     detail = [np.abs(np.diff(frame.astype(int), axis=1)).max() for frame in np.load(frames)]
     assert len(detail) == len(FRAMES)
     assert max(detail[4:8]) < min(detail[0], detail[-1]) / 2  # the sharp edges are gone
+
+
+@pytest.mark.parametrize("name", ["two.mp4", "alpha.mov", "unsafe.mp4"])
+def test_an_operator_guards_whatever_a_video_file_holds(enforcing, name):
+    video_files(enforcing)
+    run = enforcing.run(file_graph(name, ["clip", 0]))
+    assert run.succeeded, run.error
+    (frame,) = saved_streams(enforcing, run)
+    assert frame[..., 3].min() == 255
+    triangle = picture(UNSAFE).astype(int)
+    assert np.abs(frame[..., :3].astype(int) - triangle).mean() > 5
+
+
+def test_a_clients_word_on_the_cache_counts_for_nothing(enforcing):
+    video_files(enforcing)
+    for prefix in ("before", "after"):
+        graph = file_graph("changed.mp4", ["clip", 0], prefix)
+        graph["clip"]["is_changed"] = ["always the same"]
+        run = enforcing.run(graph)
+        assert run.succeeded, run.error
+        (frame,) = saved_streams(enforcing, run)
+        shutil.copy(enforcing.base / "input" / "unsafe.mp4", enforcing.base / "input" / "changed.mp4")
+    assert np.abs(frame[..., :3].astype(int) - picture(UNSAFE)).mean() > 5
+
+
+def test_numbers_and_settings_go_to_outputs_as_they_are(enforcing):
+    sigmas = {"class_type": "KarrasScheduler", "inputs": {"steps": 5, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7.0}}
+    run = enforcing.run({"sigmas": sigmas, "look": {"class_type": "PreviewAny", "inputs": {"source": ["sigmas", 0]}}})
+    assert run.succeeded, run.error
 
 
 def test_an_operator_cannot_be_bypassed_by_the_guard_node_or_by_detect_only(enforcing):

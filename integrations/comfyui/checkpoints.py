@@ -83,25 +83,32 @@ def find(name: str) -> tuple[Path, ModelCard]:
             "Press R to refresh the nodes, and choose another."
         )
     file = Path(path)
-    whole = file.name == WEIGHTS or (_SHARD.search(file.name) and (file.parent / INDEX).is_file())
-    folder = file.parent if whole else _as_folder(file)
-    folder, card = find_checkpoint(folder)
-    return folder, card
+    folder = file.parent if _is_folder(file) else _as_folder(file)
+    return find_checkpoint(folder)
 
 
-def stamp(name: str) -> tuple[str, int, int]:
-    """Return what changes when a checkpoint is replaced: its path, time and size."""
+def stamp(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when a checkpoint is replaced, its config or its card: paths, times and sizes."""
     path = None if name == DEMO else folder_paths.get_full_path(FOLDER, name)
     if path is None:
-        return (name, 0, 0)
-    status = os.stat(path)
-    return (path, status.st_mtime_ns, status.st_size)
+        return ((name, 0, 0),)
+    file = Path(path)
+    beside = [choice.format(file.stem) for choices in _BESIDE.values() for choice in choices]
+    shards = [entry.name for entry in file.parent.glob("*.safetensors")] if _is_folder(file) else [file.name]
+    files = [file.parent / entry for entry in sorted({*shards, *beside, INDEX})]
+    states = [(str(entry), entry.stat()) for entry in files if entry.is_file()]
+    return tuple((entry, status.st_mtime_ns, status.st_size) for entry, status in states)
 
 
-def default_stamp(**_: object) -> tuple[str, int, int] | None:
+def default_stamp() -> tuple[tuple[str, int, int], ...] | None:
     """Return the stamp of the checkpoint that nodes take which were given none, for their ``fingerprint_inputs``."""
     names = installed()
     return stamp(names[0]) if names else None
+
+
+def _is_folder(file: Path) -> bool:
+    """Whether a file is that of a checkpoint folder, and not a checkpoint by itself."""
+    return file.name == WEIGHTS or bool(_SHARD.search(file.name) and (file.parent / INDEX).is_file())
 
 
 def _as_folder(file: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +57,7 @@ class LoadedClassifier:
         folder, card = checkpoints.find(name)
         dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
         self.name = name
+        self._serial = next(_SERIALS)
         self.classifier = Classifier.load(folder, card, dtype=dtype)
         self.classifier.requires_grad_(False)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
@@ -71,6 +72,9 @@ class LoadedClassifier:
     def score(self, images: Tensor, indices: list[int] | None = None, *, node_id: str | None = None) -> Scores:
         """Classify a batch, in chunks, with a progress bar, until the user interrupts.
 
+        What was classified before is remembered: another threshold or action runs no classifier again. By its content,
+        for other nodes are known to write into images that they were given.
+
         Args:
             images: ComfyUI's ``[B, H, W, C]``; values outside of [0, 1] are clamped, as ComfyUI does when it saves.
             indices: Of the images to look at; ``None`` for all.
@@ -80,24 +84,36 @@ class LoadedClassifier:
             ImageError: It is no such batch.
         """
         check_images(images)
-        size = self.classifier.preprocess.size
-        needed = CHUNK * 3 * size * size * 4 * _ACTIVATIONS
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
         count = len(images) if indices is None else len(indices)
-        progress = comfy.utils.ProgressBar(count, node_id=node_id)
+        progress = None
         parts = []
         for start in range(0, count, CHUNK):
             comfy.model_management.throw_exception_if_processing_interrupted()
             some = slice(start, start + CHUNK)
-            chunk = images[some if indices is None else indices[some]].movedim(-1, 1)
-            parts.append(_all_views([self._score(look) for look in _looks(chunk)]))
-            progress.update_absolute(min(start + CHUNK, count))
+            chunk = images[some if indices is None else indices[some]]
+            key = (self._serial, tuple(chunk.shape), chunk.dtype, _digest(chunk))
+            if key not in _SCORED:
+                if progress is None:
+                    progress = self._begin(count, node_id)
+                _SCORED[key] = _all_views([self._score(look) for look in _looks(chunk.movedim(-1, 1))])
+                while len(_SCORED) > _MOST_SCORED:
+                    del _SCORED[next(iter(_SCORED))]
+            parts.append(_SCORED[key])
+            if progress is not None:
+                progress.update_absolute(min(start + CHUNK, count))
         return Scores(
             self.card,
             self.classifier.labels,
             tuple(image for part in parts for image in part.probabilities),
             tuple(problem for part in parts for problem in part.problems),
         )
+
+    def _begin(self, count: int, node_id: str | None) -> Any:
+        """Have ComfyUI bring the weights to where they compute; returns the progress bar."""
+        size = self.classifier.preprocess.size
+        needed = CHUNK * 3 * size * size * 4 * _ACTIVATIONS
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+        return comfy.utils.ProgressBar(count, node_id=node_id)
 
     def _score(self, images: Tensor) -> Scores:
         with torch.no_grad():
@@ -148,10 +164,18 @@ def _all_views(looks: list[Scores]) -> Scores:
     )
 
 
+def _digest(images: Tensor) -> bytes:
+    flat = images.detach().cpu().reshape(-1).contiguous()
+    return hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16).digest()
+
+
 # Of this process: a node may be asked again and again for what it has loaded. A class's own attributes are locked.
 _LOADED: dict[tuple[Any, ...], LoadedClassifier] = {}
-_SCORED: dict[tuple[Any, ...], tuple[LoadedClassifier, Scores]] = {}
-_KEPT = 2
+_MOST_LOADED = 2
+# By classifier and content of a chunk; a few hundred bytes each.
+_SCORED: dict[tuple[Any, ...], Scores] = {}
+_MOST_SCORED = 4096
+_SERIALS = itertools.count()
 
 
 def load(name: str | None = None, *, device: str = "auto", precision: str = "auto") -> LoadedClassifier:
@@ -164,8 +188,12 @@ def load(name: str | None = None, *, device: str = "auto", precision: str = "aut
     """
     name = name or checkpoints.default()
     key = (checkpoints.stamp(name), device, precision)
-    loaded: LoadedClassifier = _kept(_LOADED, key, lambda: LoadedClassifier(name, device=device, precision=precision))
-    return loaded
+    if key not in _LOADED:
+        loaded = LoadedClassifier(name, device=device, precision=precision)
+        while len(_LOADED) >= _MOST_LOADED:
+            del _LOADED[next(iter(_LOADED))]
+        _LOADED[key] = loaded
+    return _LOADED[key]
 
 
 def given_or_default(given: Any) -> LoadedClassifier:
@@ -180,28 +208,3 @@ def given_or_default(given: Any) -> LoadedClassifier:
     if not isinstance(given, LoadedClassifier):
         raise SettingError(f"classifier is a {type(given).__name__}; expected what Load NSFW Classifier puts out.")
     return given
-
-
-def score_once(classifier: LoadedClassifier, images: Tensor, *, node_id: str | None = None) -> Scores:
-    """Classify a batch, or remember what came of it: another threshold or action runs no classifier again.
-
-    Remembered by content: other nodes are known to write into images that they were given.
-    """
-    check_images(images)
-    flat = images.detach().cpu().reshape(-1).contiguous()
-    content = hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16)
-    key = (id(classifier), tuple(images.shape), images.dtype, content.digest())
-    # With the classifier, so that no other one can come to have its id.
-    scores: Scores
-    _, scores = _kept(_SCORED, key, lambda: (classifier, classifier.score(images, node_id=node_id)))
-    return scores
-
-
-def _kept(store: dict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What is stored, or made and stored now in the place of the oldest."""
-    if key not in store:
-        made = make()
-        while len(store) >= _KEPT:
-            del store[next(iter(store))]
-        store[key] = made
-    return store[key]

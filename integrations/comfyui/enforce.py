@@ -1,8 +1,8 @@
 """For operators: with ``NSFW_GUARD_ENFORCE=1``, a guard stands before everything that a prompt saves or shows.
 
 What is not covered: nodes that write or show pictures without saying so in their schema, outputs that nodes add while
-they run (node expansion), latents that are saved as such, and prompts that other extensions put into the queue by
-themselves.
+they run (node expansion), previews that nodes make of their own, latents that are saved as such, and prompts that other
+extensions put into the queue by themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
-from nsfw_guard.errors import SettingError
+from nsfw_guard.errors import GuardError, SettingError
 
 from . import checkpoints, classifier, options
 from .nodes_image import blocker, decide
@@ -56,11 +56,14 @@ class Enforced(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
-        return checkpoints.default_stamp()
+        """Changes with the operator's checkpoint."""
+        try:
+            return checkpoints.stamp(_settings()[0])
+        except GuardError:
+            return None  # the node itself will say it
 
     @classmethod
-    def execute(cls, value: Any) -> io.NodeOutput:
+    def execute(cls, value: Any = None) -> io.NodeOutput:
         """Guard it by the operator's settings."""
         return io.NodeOutput(guarded(value, cls.hidden.unique_id))
 
@@ -121,12 +124,17 @@ def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
     try:
         _settings()
         prompt = json_data["prompt"]
-        rewritten = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in prompt.items()}
+        rewritten = {}
+        for key, node in prompt.items():
+            kept = {name: value for name, value in node.items() if name != "is_changed"}  # a client's word on the cache
+            rewritten[key] = {**kept, "inputs": dict(node.get("inputs", {}))}
         for key, node in list(rewritten.items()):
             if not _shows_something(node["class_type"]):
                 continue
             for name, value in node["inputs"].items():
                 link = _link_in(value)
+                if link is not None and link[0] not in rewritten:
+                    raise SettingError(f"node {key!r} links to {link[0]!r}, which is not in the prompt")
                 if link is None or rewritten[link[0]]["class_type"] == "NSFWG_Enforced":
                     continue
                 guard_id = f"{key}_nsfw_guard_{name}"
@@ -155,17 +163,17 @@ def guarded(value: Any, node_id: str | None) -> Any:
         ImageError: A tensor that looks like images and cannot be checked.
     """
     model, sensitivity, action = _settings()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, dict) for item in value):  # as in CONDITIONING
         items = [guarded(item, node_id) for item in value]
         held = next((item for item in items if isinstance(item, ExecutionBlocker)), None)
         return held if held is not None else value if _same(items, value) else type(value)(items)
     if hasattr(value, "get_components"):
         decided = decide_video(value, sensitivity, classifier.load(model), None, node_id=node_id)
-        return redact_video(decided, options.action_of(action))
-    if not isinstance(value, Tensor):
+        return redact_video(decided, options.action_of(action), rebuild=True)
+    if not isinstance(value, Tensor) or value.ndim < 2:  # a row of numbers, such as SIGMAS
         return value
     images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value
-    scores = classifier.score_once(classifier.load(model), images, node_id=node_id)
+    scores = classifier.load(model).score(images, node_id=node_id)
     _, verdicts = decide(scores, sensitivity, None)
     done = options.action_of(action, flagged=any(verdict.flagged for verdict in verdicts))
     held = blocker(done, verdicts)

@@ -51,8 +51,8 @@ class Split(io.ComfyNode):
         """Sort."""
         check_scores(scores, image)
         chosen, verdicts = decide(scores, sensitivity, policy)
-        sides = ([i for i, v in enumerate(verdicts) if v.flagged is side] for side in (False, True))
-        safe, flagged = sides
+        safe = [index for index, verdict in enumerate(verdicts) if not verdict.flagged]
+        flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
         text, verdicts_json = report.as_text(verdicts, "split off"), report.as_json(verdicts, chosen, "split")
         batches = (image[side] if side else ExecutionBlocker(None) for side in (safe, flagged))
         return io.NodeOutput(*batches, str(safe), str(flagged), ui=report.as_ui(text, verdicts_json))

@@ -248,7 +248,7 @@ def censored(
 
 def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:
     """Classify with the classifier that is linked, or the first one installed; once for each batch."""
-    return classifier.score_once(classifier.given_or_default(given), image, node_id=node_id)
+    return classifier.given_or_default(given).score(image, node_id=node_id)
 
 
 def check_scores(scores: Any, image: Any) -> None:

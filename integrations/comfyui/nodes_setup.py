@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -117,17 +118,22 @@ class MakePolicy(io.ComfyNode):
         """Make it."""
         if batch not in (EACH, ANY):
             raise SettingError(f"batch is {batch!r}; expected {EACH!r} or {ANY!r}.")
-        thresholds = dict(_threshold_of(line) for line in per_label.splitlines() if line.strip())
+        pairs = [_threshold_of(line) for line in per_label.splitlines() if line.strip()]
+        thresholds = dict(pairs)
+        if len(thresholds) < len(pairs):
+            raise SettingError(f"per_label has a label twice: {[label for label, _ in pairs]}.")
         rule = "any" if batch == ANY else "each"
         return io.NodeOutput(Policy(Level.parse(level), threshold, thresholds, rule))
 
 
 def _threshold_of(line: str) -> tuple[str, float]:
-    label, _, number = line.replace(":", "=").rpartition("=")
+    found = re.fullmatch(r"\s*(.*\S)\s*[=:]\s*(\S+)\s*", line)
     try:
-        return label.strip(), float(number)
+        if found is not None:
+            return found[1], float(found[2])
     except ValueError:
-        raise SettingError(f"per_label has the line {line!r}; expected a label and a threshold: porn = 0.3") from None
+        pass
+    raise SettingError(f"per_label has the line {line!r}; expected a label and a threshold: porn = 0.3")
 
 
 NODES = [LoadClassifier, MakePolicy]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 from comfy_api.latest import Input, InputImpl, io
 
 from nsfw_guard.clips import decide_frames, frames_to_redact
@@ -164,6 +165,11 @@ def decide_video(
     frames = components.images
     if not len(frames):
         raise ImageError("The video has no frames; expected at least one.")
+    classifier.check_images(frames)
+    alpha = getattr(components, "alpha", None)
+    if alpha is not None:  # looked at as transparent images are
+        alpha = alpha[..., None] if alpha.ndim == 3 else alpha
+        frames = torch.cat([frames[..., :3], alpha.to(frames)], dim=-1)
     loaded = classifier.given_or_default(given)
     chosen = options.policy_of(loaded.card, sensitivity, policy)
 
@@ -175,8 +181,14 @@ def decide_video(
     return Decided(video, components, chosen, verdicts, [(0, len(frames))] if runs and redact == CLIP else runs)
 
 
-def redact_video(decided: Decided, action: options.Action) -> Any:
-    """Return the video itself if nothing is redacted, what blocks it, or another one with as many frames."""
+def redact_video(decided: Decided, action: options.Action, *, rebuild: bool = False) -> Any:
+    """Return the video itself if nothing is redacted, what blocks it, or another one with as many frames.
+
+    Args:
+        decided: What was decided on it.
+        action: What to do.
+        rebuild: Make another video of the frames that were looked at rather than have a file read again later.
+    """
     held = blocker(action, decided.seen)
     if held is not None:
         return held
@@ -190,10 +202,20 @@ def redact_video(decided: Decided, action: options.Action) -> Any:
         for index, verdict in enumerate(decided.verdicts)
     ]
     images = options.redacted(frames, verdicts, action)
-    if images is frames:
+    read_again = isinstance(decided.video, InputImpl.VideoFromFile) and (rebuild or _carries_more(decided.video))
+    if images is frames and not read_again:
         return decided.video
     components = replace(decided.components, images=images)
     return InputImpl.VideoFromComponents(components, bit_depth=decided.video.get_bit_depth())
+
+
+def _carries_more(video: Any) -> bool:
+    """Whether a file holds more to see than the stream that was looked at: ComfyUI copies all of it when it saves."""
+    import av
+
+    with av.open(video.get_stream_source()) as container:
+        kinds = [stream.type for stream in container.streams]
+    return kinds.count("video") > 1 or not set(kinds) <= {"video", "audio"}
 
 
 def describe(decided: Decided, action: options.Action) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -249,19 +250,18 @@ def _weights(mask: Tensor | None, images: Tensor) -> Tensor | None:
 def _key(value: Any, name: str, choices: tuple[str, ...]) -> str:
     key = value.get(name) if isinstance(value, dict) else None
     if key not in choices:
-        raise SettingError(f"{name} is {key if key is not None else value!r}; expected one of {', '.join(choices)}.")
+        # ComfyUI drops what is none of the choices before a node sees it.
+        given = "missing, or none of its choices" if key is None else repr(key)
+        raise SettingError(f"{name} is {given}; expected one of {', '.join(choices)}.")
     return str(key)
 
 
 def _rgb(color: Any) -> tuple[float, float, float]:
     text = str(color).strip().removeprefix("#")
-    try:
-        channels = [int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    except ValueError:
-        channels = []
-    if len(text) != 6 or len(channels) != 3:
+    if not re.fullmatch("[0-9a-fA-F]{6}", text):
         raise SettingError(f"color is {color!r}; expected a colour such as #000000.")
-    return (channels[0], channels[1], channels[2])
+    red, green, blue = (int(text[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return (red, green, blue)
 
 
 def _replacement(image: Any) -> Tensor:
