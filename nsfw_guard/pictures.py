@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import ImageError
@@ -121,6 +121,8 @@ def _reading(name: str, done: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is refused as a decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:  # its own text is about objects in memory
+        raise ImageError(f"{name} cannot be {done}: it is none, or of a kind that this Pillow does not know") from error
     except Exception as error:
         raise ImageError(f"{name} cannot be {done}: {error}") from error
 
