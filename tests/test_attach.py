@@ -902,3 +902,16 @@ def test_equal_images_have_a_verdict_each(sdxl, guard):
     assert out.nsfw_content_detected == [True] * 3
     out = images.CASES["sdxl"].run(pipe, "pil", change=lambda batch: [batch[0], batch[0]])
     assert out.nsfw_content_detected == [True] * 2
+
+
+def test_a_copy_has_processors_of_its_own_where_the_original_shares_them(guard, tiny_folder):
+    other = NsfwGuard(tiny_folder, dtype="float32")
+    first, second = attach(pipelines.stable_diffusion(), other), pipelines.stable_diffusion()
+    second.image_processor = first.image_processor
+    attach(second, guard)
+    twin = copy.copy(second)
+    assert twin.image_processor._nsfw_guard is twin._nsfw_guard
+    detach(twin)
+    assert "_nsfw_guard" not in vars(twin.image_processor)
+    assert is_guarded(first)
+    assert first.image_processor._nsfw_guard.guard is other

@@ -481,3 +481,34 @@ def test_packed_latents_of_any_aspect_ratio(guard):
     pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, threshold=0.0))
     out = case.run(pipe, num_inference_steps=3, height=32, width=64)
     assert [verdict.reason for verdict in out.verdicts] == ["early"] * 3
+
+
+def test_a_scheduler_of_the_users_own_that_hands_its_step_on(guard):
+    case = images.CASES["sdxl"]
+    pipe = case.build()
+
+    class Forwarding(type(pipe.scheduler)):
+        def step(self, *args, **kwargs):
+            return super().step(*args, **kwargs)
+
+    class Renamed(type(pipe.scheduler)):
+        def step(self, noise, t, x, **kwargs):
+            return super().step(noise, t, x, **kwargs)
+
+    for cls in (Forwarding, Renamed):
+        pipe.scheduler = cls.from_config(pipe.scheduler.config)
+        attach(pipe, guard, early=EarlyExit(every=1, after=0.0, threshold=0.0))
+        assert {verdict.reason for verdict in case.run(pipe).verdicts} == {"early"}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_preview_of_another_number_of_images_is_refused(guard, count):
+    early = EarlyExit(every=1, after=0.0, threshold=0.0, preview=lambda pipe, latents: torch.zeros(count, 3, 8, 8))
+    pipe = attach(images.CASES["sdxl"].build(), guard, early=early)
+    with pytest.raises(SettingError, match=f"preview gave {count} images for 3 latents; expected one for each"):
+        images.CASES["sdxl"].run(pipe)
+
+
+def test_the_class_is_no_setting(guard):
+    with pytest.raises(SettingError, match="expected an EarlyExit, such as"):
+        attach(images.CASES["sdxl"].build(), guard, early=EarlyExit)

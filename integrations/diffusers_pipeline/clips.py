@@ -38,8 +38,9 @@ def check_clip(
     count = len(clip)
     if not count:
         raise ImageError("The pipeline made a clip of no frames; expected at least 1.")
+    every = 1 if record.aborted else settings.every  # what was aborted costs no look
     verdicts = decide_frames(
-        count, lambda indices: _decide(clip, indices, record, value_range), guard.policy, every=settings.every
+        count, lambda indices: _decide(clip, indices, record, value_range), guard.policy, every=every
     )
     seen = [verdict for verdict in verdicts if verdict is not None]
     flagged_before = [verdict for verdict in before if verdict.flagged]

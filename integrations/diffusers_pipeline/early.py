@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .record import Record
 
 
+_STEP = ("model_output", "timestep", "sample")
+
+
 @dataclass(frozen=True)
 class EarlyExit:
     """When to stop a generation early, and what to look at.
@@ -108,13 +111,13 @@ def watching(
     watch = _Watch(pipe, record, early, bound.arguments)
     bound.arguments["callback_on_step_end"] = watch.beside(bound.arguments.get("callback_on_step_end"))
     scheduler, step, own = pipe.scheduler, pipe.scheduler.step, vars(pipe.scheduler).get("step")
-    signature = inspect.signature(type(scheduler).step)
+    order = _order_of(scheduler)
 
     @functools.wraps(step)  # pipelines ask for its parameters
     def noting(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
-        given = signature.bind(scheduler, *args, **kwargs).arguments  # not every scheduler has them in the same order
-        known: dict[str, Any] = {name: given.get(name) for name in ("model_output", "timestep", "sample")}
+        given: dict[str, Any] = {**dict(zip(order, args, strict=False)), **kwargs}
+        known: dict[str, Any] = {name: given.get(name) for name in _STEP}
         watch.predicted = predicted_original(scheduler, **known, result=result)
         return result
 
@@ -127,6 +130,16 @@ def watching(
             vars(scheduler).pop("step", None)
         else:
             scheduler.step = own
+
+
+def _order_of(scheduler: Any) -> tuple[str, ...]:
+    """The parameters of a scheduler's step in their order, which not all have alike; the usual if it hides them."""
+    for cls in type(scheduler).__mro__:
+        if "step" in vars(cls):
+            names = tuple(inspect.signature(vars(cls)["step"]).parameters)[1:]
+            if set(_STEP) <= set(names):
+                return names
+    return _STEP
 
 
 class _Watch:
@@ -171,6 +184,10 @@ class _Watch:
         picture = preview_of(self._pipe, self.predicted, self._early.preview, attachment, self._arguments)
         seen = read_images(picture, value_range=(-1, 1), clamp=True, alpha=False)
         verdicts = self._policy.decide(attachment.guard.classify(seen))
+        if len(verdicts) != len(self.predicted):
+            raise SettingError(
+                f"preview gave {len(verdicts)} images for {len(self.predicted)} latents; expected one for each."
+            )
         # A preview that overflows says nothing about the image.
         if all(verdict.flagged and verdict.reason != "non_finite" for verdict in verdicts):
             self._record.aborted = True

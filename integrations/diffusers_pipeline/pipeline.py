@@ -20,7 +20,7 @@ from . import table
 from .checks import check_images
 from .early import watching
 from .finished import check_any
-from .processors import is_processor
+from .processors import funnel, is_processor
 from .record import Passed, Record, current_record, record_of, recording
 from .settings import Attachment
 
@@ -73,7 +73,8 @@ class GuardedPipeline:
         twin._nsfw_guard = replace(self._nsfw_guard, replaced=dict(self._nsfw_guard.replaced))
         for name, value in self.__dict__.items():
             if is_processor(value):
-                twin.__dict__[name] = copy.deepcopy(value, {id(self._nsfw_guard): twin._nsfw_guard})
+                attachment = getattr(funnel(value), "_nsfw_guard", self._nsfw_guard)  # another's, if it is shared
+                twin.__dict__[name] = copy.deepcopy(value, {id(attachment): twin._nsfw_guard})
         return twin
 
     def numpy_to_pil(self, images: Any) -> Any:
@@ -82,6 +83,8 @@ class GuardedPipeline:
         record = record_of(self._nsfw_guard)
         if record is None or not isinstance(images, np.ndarray):
             return make(images)
+        if images.ndim == 3:
+            images = images[None]
         passed = record.find(images)
         if passed is None:
             if table.mechanism_of(type(self)) == "slot, inline":

@@ -48,7 +48,7 @@ class Settings:
             raise SettingError(
                 f"on_verdicts is {self.on_verdicts!r}; expected a function of the verdicts and the flagged originals."
             )
-        if self.early is not None and not hasattr(self.early, "every"):
+        if self.early is not None and (isinstance(self.early, type) or not hasattr(self.early, "every")):
             raise SettingError(f"early is {self.early!r}; expected an EarlyExit, such as EarlyExit(every=5).")
 
 
