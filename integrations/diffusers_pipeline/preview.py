@@ -80,6 +80,8 @@ def is_own(preview: Any) -> bool:
 
 def packs_its_own_way(pipe: Any) -> bool:
     """Whether a pipeline packs its latents, and not as most of those do that pack them."""
+    if table.has_latents_of_its_own(type(pipe)):
+        return True
     unpack = getattr(pipe, "_unpack_latents", None)
     if unpack is None:
         return hasattr(pipe, "_unpack_latents_with_ids")

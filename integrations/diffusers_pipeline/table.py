@@ -171,6 +171,9 @@ ConsisIDPipeline
 """
 _FRAMES_FIRST = frozenset(_FRAMES_FIRST_NAMES.split())
 
+# Channels last, tokens without a method to unpack them, or one method of two.
+_OWN_LATENTS = ("BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
+
 # Without return_dict, latents at this place of the tuple.
 LATENTS_IN_TUPLE = {"SanaWMPipeline": 2}
 
@@ -204,6 +207,11 @@ def returns_decoded(cls: type) -> bool:
 def frames_first(cls: type) -> bool:
     """Whether the latents of the class have their frames before their channels."""
     return _is_one_of(cls, _FRAMES_FIRST)
+
+
+def has_latents_of_its_own(cls: type) -> bool:
+    """Whether the latents of the class are in a form that neither their shape nor a method of it tells."""
+    return any(base.__name__.startswith(_OWN_LATENTS) for base in cls.__mro__)
 
 
 def works_on_pixels(cls: type) -> bool:
