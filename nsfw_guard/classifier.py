@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .cards import ModelCard
 from .checkpoint import INDEX, WEIGHTS, labels_of, read_config
 from .errors import CheckpointError
+from .forward import Forward
 from .placement import out_of_memory
 from .preprocess import ViewBatch
 from .verdict import Scores
@@ -28,12 +29,15 @@ class Classifier(nn.Module):
 
     Attributes:
         network: The model as transformers loaded it.
+        forward_path: How the network is run.
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
     """
 
-    def __init__(self, network: transformers.PreTrainedModel, card: ModelCard, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self, network: transformers.PreTrainedModel, card: ModelCard, labels: tuple[str, ...], *, runtime: str = "auto"
+    ) -> None:
         super().__init__()
         if set(labels) != set(card.levels):
             raise CheckpointError(
@@ -44,18 +48,20 @@ class Classifier(nn.Module):
         if card.preprocess is None:
             raise CheckpointError(f"The card {card.name!r} does not say how its model wants its pictures.")
         self.network = network.eval()
+        self.forward_path = Forward(runtime)
         self.preprocess = card.preprocess
         self.card = card
         self.labels = labels
 
     @classmethod
-    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype) -> Classifier:
+    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype, runtime: str = "auto") -> Classifier:
         """Load a checkpoint folder in any of its three formats: transformers, transformers' timm wrapper, plain timm.
 
         Args:
             folder: With ``config.json`` and safetensors.
             card: The card of the model, preprocessing included.
             dtype: Of the weights in memory.
+            runtime: See ``Forward``.
 
         Raises:
             CheckpointError: Weights that are broken, non-finite, missing, surplus or of another shape than the config
@@ -91,7 +97,7 @@ class Classifier(nn.Module):
         for name, weights in network.named_parameters():
             if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
                 raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
-        return cls(network, card, labels)
+        return cls(network, card, labels, runtime=runtime)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
@@ -107,10 +113,15 @@ class Classifier(nn.Module):
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Return ``[V, labels]`` in float32: the softmax, over the labels, of the logits of ``[V, 3, size, size]``."""
-        dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         with torch.autocast(inputs.device.type, enabled=False):
-            logits: Tensor = self(inputs.to(dtype))
+            logits: Tensor = self(inputs.to(self.dtype))
         return logits.to(torch.float32).softmax(dim=-1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        dtype: torch.dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+        return dtype
 
     def score(self, views: ViewBatch, *, device: torch.device, batch_size: int) -> Scores:
         """Classify all views, at most ``batch_size`` at a time; half as many, and again, when memory runs out.
@@ -131,7 +142,11 @@ class Classifier(nn.Module):
             stop = min(start + batch_size, total)
             try:
                 inputs, extent, count = views.load(start, stop)
-                scored = [self.probabilities(part.to(device)) for part in inputs.split(batch_size) if len(part)]
+                scored = [
+                    self.forward_path(self.network, self.probabilities, part.to(device, self.dtype))
+                    for part in inputs.split(batch_size)
+                    if len(part)
+                ]
             except RuntimeError as error:
                 if batch_size == 1 or not out_of_memory(error):
                     raise

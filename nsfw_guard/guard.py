@@ -16,10 +16,11 @@ from .cards import ModelCard
 from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
 from .errors import ImageError, SettingError
+from .forward import RUNTIMES
 from .images import read_images
 from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype
 from .policy import Policy
-from .preprocess import VIEWS, ViewBatch
+from .preprocess import VIEWS, ViewBatch, kernels
 from .redact import Redaction, redact_flagged
 from .verdict import GuardResult, Scores, Verdict
 
@@ -62,6 +63,8 @@ class NsfwGuard(PreTrainedModel):
         revision: A Hub revision instead of the card's own.
         card: The card of a folder or Hub id that has none: a ``ModelCard`` or the name of one.
         batch_size: Most views in one forward pass; halved by itself when memory runs out.
+        runtime: ``"auto"`` runs the network the fastest way that the device has; ``"torch"`` is the library's own eager
+            forward.
         local_files_only: Never ask the Hub.
 
     Raises:
@@ -84,6 +87,7 @@ class NsfwGuard(PreTrainedModel):
         revision: str | None = None,
         card: str | ModelCard | None = None,
         batch_size: int = 16,
+        runtime: str = "auto",
         local_files_only: bool = False,
     ) -> None:
         super().__init__(NsfwGuardConfig())
@@ -91,6 +95,8 @@ class NsfwGuard(PreTrainedModel):
             raise SettingError(f'views is {views!r}; expected "auto" or "card".')
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of at least 1.")
+        if runtime not in RUNTIMES:
+            raise SettingError(f"runtime is {runtime!r}; expected one of {', '.join(map(repr, RUNTIMES))}.")
         self.redaction = Redaction.parse(redaction)
         self.views = views
         self.batch_size = batch_size
@@ -104,7 +110,7 @@ class NsfwGuard(PreTrainedModel):
         self._dtype_follows_device = self._pinned_dtype is None
         start = self._pinned_device or torch.device("cpu")
         loaded_as = self._pinned_dtype or fastest_dtype(start, self._stored_dtype)
-        self.classifier = Classifier.load(folder, card, dtype=loaded_as)
+        self.classifier = Classifier.load(folder, card, dtype=loaded_as, runtime=runtime)
         self.policy.validate_for(self.classifier.labels)
         self.requires_grad_(False)
         self.eval()
@@ -251,6 +257,7 @@ class NsfwGuard(PreTrainedModel):
             "redaction": redaction,
             "views": self.views,
             "batch_size": self.batch_size,
+            "runtime": self.classifier.forward_path.runtime,
             "dtype": "auto" if self._pinned_dtype is None else str(self._pinned_dtype),
         }
         saved = {"card": self.card.to_dict(), "guard": settings}
@@ -295,8 +302,14 @@ class NsfwGuard(PreTrainedModel):
         return guard
 
     def describe(self) -> dict[str, Any]:
-        """Return what the guard is set to, as plain values: model, policy, redaction, views, device, dtype."""
+        """Return what the guard is set to, as plain values.
+
+        Model, labels, policy, redaction, views, device, dtype; ``preprocess`` and ``forward``: which path each takes
+        there, and why.
+        """
         weights = next(self.parameters())
+        device, dtype = execution_device(self), self.classifier.dtype
+        path, why = self.classifier.forward_path.describe(self.classifier.network, device, dtype)
         return {
             "model": self.card.identity,
             "labels": {label: self.card.levels[label].name.lower() for label in self.classifier.labels},
@@ -305,6 +318,8 @@ class NsfwGuard(PreTrainedModel):
             "views": self.views,
             "device": str(weights.device),
             "dtype": str(weights.dtype),
+            "preprocess": kernels(device)[1],
+            "forward": {"path": path, "why": why},
         }
 
     @torch.compiler.disable  # a compiled graph would lose what is written to a thread's own storage
@@ -336,8 +351,11 @@ def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
     """
     if not isinstance(images, Tensor) or not any(flags):
         return images
-    flagged = torch.tensor(flags, device=images.device).view(-1, 1, 1, 1)
-    return torch.where(flagged, (images * 0.5 + 0.5).clamp(0, 1), images)
+    shown = images.clone()
+    for index, flagged in enumerate(flags):
+        if flagged:
+            shown[index] = (images[index] * 0.5 + 0.5).clamp(0, 1)
+    return shown
 
 
 def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:

@@ -18,10 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import ImageError
+from .frames import Frames
 from .pictures import Picture
+from .placement import constant
 
 # Rounding in a caller's own arithmetic; what is further out is another range, or unclamped.
 TOLERANCE = 1e-3
+# Frames up to this many pixels in all are converted together: on a CPU what fits its cache.
+_CPU_PIXELS = 2**20
+_DEVICE_PIXELS = 2**26
+# What is converted as late as can be; other dtypes (float64, float8) at once.
+_STORED = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 _EXPECTED = (
@@ -56,32 +63,27 @@ class ImageBatch:
         """Return the number of images."""
         return self._count
 
-    def pixels(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Convert the frames ``start`` to ``stop``, those of one stack together.
-
-        Yields:
-            Their pixels ``[N, 3, H, W]`` as the contract says, clamped; and the least and the greatest value of each
-            before the clamp, ``[N, 2]``, non-finite if the frame holds such a value.
-        """
+    def stored(self, start: int, stop: int) -> Iterator[Frames]:
+        """Yield the frames ``start`` to ``stop`` as they are stored, as many of one stack together as are small."""
         while start < stop:
             index, first = self._places[start]
             item = self._items[index]
-            count = min(stop - start, len(item.owners) - first) if isinstance(item, Stack) else 1
-            yield item.pixels(first, first + count)
+            count = min(stop - start, len(item.owners) - first, item.at_once)
+            yield item.stored(first, first + count)
             start += count
 
     def frames(self, image: int) -> Iterator[Tensor]:
         """Convert one image: yield the pixels ``[3, H, W]`` of each of its frames."""
         first = self.owners.index(image)
         for frame in range(first, first + self.owners.count(image)):
-            for pixels, _ in self.pixels(frame, frame + 1):
-                yield pixels[0]
+            for stored in self.stored(frame, frame + 1):
+                yield stored.pixels()[0]
 
     def refuse_out_of_range(self, extents: list[list[float]]) -> None:
         """Raise for the first frame with values outside the declared range; non-finite values are no matter of range.
 
         Args:
-            extents: For each frame, its least and greatest value as ``pixels`` gave them.
+            extents: For each frame, its ``Frames.extent``.
 
         Raises:
             ImageError: With the values, what was expected, and what to type.
@@ -142,24 +144,27 @@ class Stack:
         self._alpha = alpha
         self._written_span = written_span
 
-    def pixels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Convert a slice; see ``ImageBatch.pixels``."""
+    @property
+    def at_once(self) -> int:
+        """How many frames are converted together: what that takes is bounded, whatever the batch."""
+        limit = _CPU_PIXELS if self.data.device.type == "cpu" else _DEVICE_PIXELS
+        return max(1, limit // self.data[0, 0].numel())
+
+    def stored(self, start: int, stop: int) -> Frames:
+        """Return a slice of the frames."""
         raw = self.data[start:stop].detach()
+        if raw.dtype not in _STORED:
+            raw = raw.to(torch.float32)
         if raw.dtype == torch.uint8:
-            values = raw.to(torch.float32) / 255
-            extent = torch.tensor([[0.0, 1.0]], device=raw.device).expand(len(raw), 2)
+            shift, scale = 0, 255
         else:
-            values = raw.to(torch.float32)
-            if self._span == (-1, 1):
-                values = (values + 1) / 2
-            extent = torch.stack(values.flatten(1).aminmax(dim=1), dim=1)
-            # A copy in any case but that of a contract tensor that needs none.
-            values = values.clamp(0, 1)
-        if values.shape[1] == 1:
-            values = values.expand(-1, 3, -1, -1)
-        elif values.shape[1] == 4 and self._alpha:
-            values = values[:, :3] * values[:, 3:] + (1 - values[:, 3:])
-        return values[:, :3], extent
+            shift, scale = (1, 2) if self._span == (-1, 1) else (0, 1)
+        if raw.shape[1] == 4 and self._alpha:
+            values = (raw.to(torch.float32) + shift) / scale
+            opaque = values.clamp(0, 1)
+            composed = opaque[:, :3] * opaque[:, 3:] + (1 - opaque[:, 3:])
+            return Frames(composed, others=values)
+        return Frames(raw[:, :3], shift, scale, raw[:, 3:] if raw.shape[1] > 3 else None)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
@@ -191,7 +196,7 @@ class Stack:
         """Bring redacted RGB in [0, 1] into the dtype, range and channels of the image that it replaces."""
         pixels = pixels.to(old.device, torch.float32)
         if len(old) == 1:
-            pixels = (pixels * pixels.new_tensor(_LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+            pixels = (pixels * constant(_LUMA, pixels.device).view(3, 1, 1)).sum(0, keepdim=True)
         if old.dtype == torch.uint8:
             pixels = (pixels * 255).round()
         elif self._written_span == (-1, 1):

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import ImageError
+from .frames import Frames
 
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB")
@@ -29,10 +30,12 @@ class Picture:
         original: The caller's PIL image, or the one that was opened from a path or bytes.
         owners: One 0 per frame: a picture is one image.
         count: 1.
+        at_once: 1: frames are decoded one by one.
         device: ``None``: a picture is on no device.
     """
 
     count = 1
+    at_once = 1
     device = None
 
     def __init__(self, picture: Image.Image, name: str) -> None:
@@ -65,11 +68,11 @@ class Picture:
         _refuse_bomb(picture, where)
         return cls(picture, where)
 
-    def pixels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Decode frames: ``[N, 3, H, W]`` and their extents; see ``ImageBatch.pixels``."""
+    def stored(self, start: int, stop: int) -> Frames:
+        """Decode frames; see ``ImageBatch.stored``."""
         with _reading(self._name, "decoded"):
             frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
-        return frames, torch.tensor([[0.0, 1.0]]).expand(len(frames), 2)
+        return Frames(frames, scale=255 if frames.dtype == torch.uint8 else 1)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: decoded pictures are in range."""
@@ -159,16 +162,16 @@ def _put(pixels: Tensor, frame: Image.Image) -> Image.Image:
 
 
 def _to_tensor(picture: Image.Image, name: str) -> Tensor:
-    """Decode an upright frame to ``[3, H, W]``, float32, RGB in [0, 1], composited on white."""
+    """Decode an upright frame to ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1], composited on white."""
     if picture.mode.startswith("I"):
         # Pillow's own conversion of 16-bit gray clips at 255 and shows nearly everything white.
         values = np.asarray(picture).astype(np.float32) / 65535
         if values.min() < 0 or values.max() > 1:
             raise ImageError(f"{name} has the mode {picture.mode} and values outside 0 to 65535; expected 16-bit gray.")
-        return torch.from_numpy(values).expand(3, -1, -1)
+        return torch.from_numpy(values)[None]
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     array = np.array(picture.convert("RGB"))
-    return torch.from_numpy(array).movedim(-1, 0).to(torch.float32) / 255
+    return torch.from_numpy(array).movedim(-1, 0)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingError
+from .frames import Frames
+from .placement import constant
 
 if TYPE_CHECKING:
     from .images import ImageBatch
+
+logger = logging.getLogger(__name__)
 
 VIEWS = ("auto", "card")
 MAX_VIEWS = 8
@@ -123,53 +130,76 @@ def plan_views(height: int, width: int, spec: PreprocessSpec, *, views: str = "a
     return first + tuple(View(0, start, height, side) for start in starts)
 
 
-def model_input(pixels: Tensor, view: View, spec: PreprocessSpec) -> Tensor:
-    """Cut a view out of images, resize and normalise it.
+def model_input(frames: Frames, view: View, spec: PreprocessSpec, *, clamped: bool = False) -> Tensor:
+    """Cut a view out of frames, resize and normalise it.
 
     Within 1.25/255 of Pillow's 8-bit resize for pixels that hold 8-bit values.
 
     Args:
-        pixels: ``[N, 3, H, W]``, float32, RGB in [0, 1].
+        frames: ``N`` frames of one size.
         view: Which part.
         spec: The model's preprocessing.
+        clamped: Whether no value is out of range, so that none need be clamped.
 
     Returns:
         ``[N, 3, size, size]``, float32, normalised.
     """
-    part = pixels[..., view.top : view.top + view.height, view.left : view.left + view.width]
+    part = frames.data[..., view.top : view.top + view.height, view.left : view.left + view.width].to(torch.float32)
+    if not clamped and frames.data.dtype != torch.uint8:
+        part = part.clamp(-frames.shift, frames.scale - frames.shift)
+    rows, columns, top, left = place_of_crop(view, spec)
+    resized = _resize(part, frames, rows, columns, spec.interpolation)
+    resized = resized[..., top : top + spec.size, left : left + spec.size]
+    mean, std = (constant(values, part.device).view(3, 1, 1) for values in (spec.mean, spec.std))
+    return (resized / 255 - mean) / std
+
+
+def place_of_crop(view: View, spec: PreprocessSpec) -> tuple[int, int, int, int]:
+    """Return to how many rows and columns a view is resized, and where the model's square is in them (top, left)."""
+    rows = columns = spec.size
     if view.own:
         # The longer side is cut down to an integer, as torchvision does.
         edge, short = math.floor(spec.size / spec.crop_pct), min(view.height, view.width)
         squash = spec.resize == "squash"
         rows = edge if squash else edge * view.height // short
         columns = edge if squash else edge * view.width // short
-        part = _resize(part, rows, columns, spec.interpolation)
-        top, left = round((rows - spec.size) / 2), round((columns - spec.size) / 2)
-        part = part[..., top : top + spec.size, left : left + spec.size]
-    else:
-        part = _resize(part, spec.size, spec.size, spec.interpolation)
-    mean = torch.tensor(spec.mean, dtype=part.dtype, device=part.device).view(3, 1, 1)
-    std = torch.tensor(spec.std, dtype=part.dtype, device=part.device).view(3, 1, 1)
-    return (part - mean) / std
+    return rows, columns, round((rows - spec.size) / 2), round((columns - spec.size) / 2)
 
 
-def _resize(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:
-    # One axis at a time, clamped and rounded to 8 bits after each, as Pillow does: otherwise the overshoot of a bicubic
-    # first pass is carried into the second (up to 30/255 off on noise and text), and fine grids are half a level off.
-    rows, columns = pixels.shape[-2:]
-    # Pillow 13 starts with the height where it shrinks by more than twice as much as the width, else with the width.
+def _resize(pixels: Tensor, frames: Frames, height: int, width: int, mode: str) -> Tensor:
+    """Resize to 8-bit levels, 0 to 255; see ``resize_order`` for the order of the axes."""
+    gain = 255 / frames.scale
+    resized = False
+    for size in resize_order(pixels.shape[-2], pixels.shape[-1], height, width):
+        pixels = F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False)
+        if not resized:
+            pixels = pixels.add_(frames.shift).mul_(gain)
+        # Clamped and rounded after each axis, as Pillow does: otherwise the overshoot of a bicubic first pass is
+        # carried into the second (up to 30/255 off on noise and text), and fine grids are half a level off.
+        pixels = _as_8_bits(pixels.clamp_(0, 255))
+        resized = True
+    return pixels if resized else (pixels + frames.shift) * gain
+
+
+def resize_order(rows: int, columns: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Return the sizes through which Pillow resizes ``rows x columns`` to ``height x width``, one axis at a time.
+
+    Pillow 13 starts with the height where it shrinks by more than twice as many pixels as the width, else with the
+    width.
+    """
     height_first = height < rows and rows - height > 2 * (columns - width)
+    sizes, now = [], (rows, columns)
     for size in ((height, columns) if height_first else (rows, width), (height, width)):
-        if size != tuple(pixels.shape[-2:]):
-            pixels = F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False)
-            pixels = _as_8_bits(pixels.clamp(0, 1) * 255) / 255
-    return pixels
+        if size != now:
+            sizes.append(size)
+            now = size
+    return sizes
 
 
 def _as_8_bits(levels: Tensor) -> Tensor:
-    rounded = torch.floor(levels + 0.5)
+    rounded = levels.round()
     # Which way Pillow's fixed-point arithmetic rounds a tie cannot be told in floating point: ties stay between.
-    tie = (levels + 0.5 - torch.round(levels + 0.5)).abs() < 1e-3
+    tie = (levels - rounded).abs_() > 0.499
     return torch.where(tie, levels, rounded)
 
 
@@ -192,14 +222,56 @@ class ViewBatch:
         inputs: list[Tensor] = []
         extents: list[Tensor] = []
         counts: list[int] = []
-        for pixels, extent in self.images.pixels(start, stop):
+        for frames in self.images.stored(start, stop):
+            rows, columns = frames.data.shape[-2:]
+            plan = plan_views(rows, columns, self.spec, views=self.views) or ()
+            inputs_of_views, extent = _prepare(frames, plan, self.spec)
             extents.append(extent)
-            plan = plan_views(pixels.shape[-2], pixels.shape[-1], self.spec, views=self.views) or ()
-            counts += [len(plan)] * len(pixels)
+            counts += [len(plan)] * len(frames.data)
             if plan:
-                inputs.append(torch.stack([model_input(pixels, view, self.spec) for view in plan], 1).flatten(0, 1))
+                inputs.append(torch.stack(inputs_of_views, 1).flatten(0, 1) if len(plan) > 1 else inputs_of_views[0])
         size = self.spec.size
         return _join(inputs) if inputs else extents[0].new_empty(0, 3, size, size), _join(extents), counts
+
+
+def _prepare(frames: Frames, plan: tuple[View, ...], spec: PreprocessSpec) -> tuple[list[Tensor], Tensor]:
+    """Return the model input of each view, and the extents of the frames."""
+    if frames.data.device.type == "cpu":
+        extent = frames.extent()
+        clamped = bool(((extent >= 0) & (extent <= 1)).all())  # on another device this would make the host wait
+        return [model_input(frames, view, spec, clamped=clamped) for view in plan], extent
+    fused, _ = kernels(frames.data.device)
+    found = None
+    inputs = []
+    for view in plan:
+        result = fused(frames, view, spec) if fused is not None else None
+        if result is None:
+            inputs.append(model_input(frames, view, spec))
+        else:
+            inputs.append(result[0])
+            found = result[1] if found is None else found
+    return inputs, frames.extent() if found is None else found
+
+
+@lru_cache
+def kernels(device: torch.device) -> tuple[Callable[..., Any] | None, str]:
+    """Return ``fused.model_input`` where Triton's kernels run and give what ``model_input`` gives, and why (not)."""
+    if device.type != "cuda":
+        return None, f"PyTorch's own resize on {device.type}"
+    try:
+        from .fused import model_input as fused
+
+        frames = Frames(torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0)).to(device), 1, 2)
+        view, spec = View(0, 0, 40, 56), PreprocessSpec(24, interpolation="bicubic")
+        given, extent = fused(frames, view, spec) or (None, None)
+        # A level of 255 more or less where rounding decides.
+        torch.testing.assert_close(given, model_input(frames, view, spec), atol=2.1 / 255, rtol=0)
+        torch.testing.assert_close(extent, frames.extent())
+    except Exception as error:
+        why = f"PyTorch's own resize; Triton failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        logger.warning("The guard preprocesses on %s with %s", device, why)
+        return None, why
+    return fused, "Triton: each pixel is read once"
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -418,6 +418,8 @@ def test_describe(tiny_folder):
         "views": "card",
         "device": "cpu",
         "dtype": "torch.float32",
+        "preprocess": "PyTorch's own resize on cpu",
+        "forward": {"path": "oneDNN", "why": "linear layers by oneDNN"},
     }
 
 

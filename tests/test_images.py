@@ -16,8 +16,8 @@ from nsfw_guard.images import read_images
 def only(images, **options):
     """The pixels and extent of a batch that is one run."""
     batch = read_images(images, **options)
-    ((pixels, extent),) = batch.pixels(0, len(batch.owners))
-    return pixels, extent
+    (frames,) = batch.stored(0, len(batch.owners))
+    return frames.pixels(), frames.extent()
 
 
 def gray_ramp(*shape):
@@ -103,7 +103,7 @@ def test_values_outside_the_range_are_clamped_in_a_copy_for_hosts():
 )
 def test_values_outside_the_range_are_refused(images, options, message):
     batch = read_images(images, **options)
-    extents = [row for _, extent in batch.pixels(0, len(batch.owners)) for row in extent.tolist()]
+    extents = [row for frames in batch.stored(0, len(batch.owners)) for row in frames.extent().tolist()]
     with pytest.raises(ImageError, match=message):
         batch.refuse_out_of_range(extents)
 

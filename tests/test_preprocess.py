@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfw_guard import PreprocessSpec, SettingError
+from nsfw_guard.frames import Frames
 from nsfw_guard.images import read_images
 from nsfw_guard.preprocess import MAX_SQUASH, MAX_VIEWS, OVERLAP, View, ViewBatch, model_input, plan_views
 
@@ -96,7 +97,7 @@ def test_a_margin_is_cut_off_around_the_centre_crop():
     spec = PreprocessSpec(32, "crop", crop_pct=0.8, mean=(0, 0, 0), std=(1, 1, 1))
     pixels = torch.zeros(1, 3, 40, 80)
     pixels[..., 4:36, 24:56] = 1
-    assert model_input(pixels, View(0, 0, 40, 80, own=True), spec).unique().tolist() == [1.0]
+    assert model_input(Frames(pixels), View(0, 0, 40, 80, own=True), spec).unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -104,7 +105,7 @@ def test_a_margin_is_cut_off_around_the_centre_crop():
 def test_a_constant_image_stays_constant(mode, size):
     spec = PreprocessSpec(32, "squash", mode, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
     pixels = torch.tensor([0.2, 0.4, 1.0]).view(1, 3, 1, 1).expand(1, 3, *size)  # multiples of 1/255
-    out = model_input(pixels, View(0, 0, *size), spec)
+    out = model_input(Frames(pixels), View(0, 0, *size), spec)
     assert out.shape == (1, 3, 32, 32)
     expected = torch.tensor([0.2, 0.8, 0.7]).view(1, 3, 1, 1).expand_as(out)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
@@ -113,14 +114,14 @@ def test_a_constant_image_stays_constant(mode, size):
 def test_a_view_shows_its_part_and_nothing_else():
     pixels = torch.rand(1, 3, 40, 120)
     view = View(0, 30, 40, 40)
-    alone = model_input(pixels[..., 30:70].contiguous(), View(0, 0, 40, 40), CROP)
-    assert torch.equal(model_input(pixels, view, CROP), alone)
+    alone = model_input(Frames(pixels[..., 30:70].contiguous()), View(0, 0, 40, 40), CROP)
+    assert torch.equal(model_input(Frames(pixels), view, CROP), alone)
 
 
 def test_a_non_finite_pixel_stays_visible_and_stays_in_its_image():
     pixels = torch.rand(2, 3, 40, 40)
     pixels[0, 0, 3, 3] = math.nan
-    out = model_input(pixels, View(0, 0, 40, 40), SQUASH)
+    out = model_input(Frames(pixels), View(0, 0, 40, 40), SQUASH)
     assert not torch.isfinite(out[0]).all()
     assert torch.isfinite(out[1]).all()
 

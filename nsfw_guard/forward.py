@@ -1,0 +1,256 @@
+"""How the network is run: the fastest way that the device has, and the library's own eager forward where it has none.
+
+What is computed stays the same: the same network on the same weights, which are neither copied nor changed. Nothing
+process-wide is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = ("auto", "torch")
+# Graphs that are kept at once; each has its own input and shares the memory for everything between.
+MAX_GRAPHS = 16
+# Attention matrices of about this many numbers are made at a time: they stay in a CPU's cache.
+_IN_CACHE = 2**20
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Forward:
+    """Runs a network, on each device its own way: oneDNN's kernels on a CPU, CUDA graphs on a GPU, else eagerly.
+
+    A fast path that cannot be taken is left for good, with one line in the log; ``describe`` says which is taken and
+    why. Copies and pickles start anew.
+
+    Args:
+        runtime: ``"auto"``, or ``"torch"`` for the library's own eager forward everywhere.
+    """
+
+    def __init__(self, runtime: str = "auto") -> None:
+        self.runtime = runtime
+        self._failed: dict[str, str] = {}
+        self._graphs = _Graphs(self._leave)
+
+    def __reduce__(self) -> tuple[type[Forward], tuple[str]]:
+        return Forward, (self.runtime,)
+
+    def __deepcopy__(self, memo: Any) -> Forward:
+        return Forward(self.runtime)
+
+    def __call__(self, network: nn.Module, run: Run, inputs: Tensor) -> Tensor:
+        """Return ``run(inputs)``.
+
+        Args:
+            network: What ``run`` runs.
+            run: Model input ``[V, 3, size, size]`` → ``[V, labels]``, with nothing that waits for the device.
+            inputs: On the device and in the dtype of the weights.
+        """
+        path, _ = self._choose(network, inputs.device, inputs.dtype)
+        if path == "CUDA graph":
+            return self._graphs(network, lambda inputs: self._run(network, run, inputs), inputs)
+        if path == "oneDNN":
+            with _OneDNN():
+                return run(inputs)
+        return self._run(network, run, inputs)
+
+    def _run(self, network: nn.Module, run: Run, inputs: Tensor) -> Tensor:
+        if not _is_compiled(network):
+            return run(inputs)
+        try:
+            return run(inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            network._compiled_call_impl = None  # type: ignore[assignment]
+            self._leave("torch.compile", error)
+            return run(inputs)
+
+    def _leave(self, path: str, error: Exception) -> None:
+        self._failed[path] = f"{path} failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        logger.warning("%s. The guard goes on without.", self._failed[path])
+
+    def describe(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+        """Return the path that is taken on a device and in a dtype, and why."""
+        path, why = self._choose(network, device, dtype)
+        if path == "CUDA graph" and not _is_plain(network):
+            path, why = "eager", "hooks, or training: a graph would leave them out"
+        return path, "; ".join([why, *self._failed.values()])
+
+    def _choose(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+        if self.runtime == "torch":
+            return "eager", 'runtime="torch"'
+        if device.type == "cuda" and "CUDA graph" not in self._failed:
+            return "CUDA graph", "one launch for all kernels, from the second batch of a shape on"
+        if _is_compiled(network):
+            return "torch.compile", "compile() was called"
+        if device.type == "cpu":
+            return _on_a_cpu(dtype)
+        return "eager", f"there is no other path on {device.type}"
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    return getattr(network, "_compiled_call_impl", None) is not None
+
+
+@lru_cache
+def _on_a_cpu(dtype: torch.dtype) -> tuple[str, str]:
+    """Return the path on this CPU, and why. Its kernels, one of which is none of PyTorch's public ones, are tried."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+        return "eager", "this PyTorch has no oneDNN, or it is switched off"
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(1, 2, 8, 16, generator=generator).to(dtype) for _ in range(2))
+    try:
+        if dtype == torch.bfloat16:
+            given, expected = _attention(one, other, other), F.scaled_dot_product_attention(one, other, other)
+            path = "oneDNN", "attention as products that stay in the cache"
+        elif dtype == torch.float32:
+            given, expected = _linear(one, other[0, 0]), F.linear(one, other[0, 0])
+            path = "oneDNN", "linear layers by oneDNN"
+        else:
+            return "eager", f"there is no faster path in {str(dtype).removeprefix('torch.')} on a CPU"
+        torch.testing.assert_close(given, expected, atol=0.05, rtol=0.05)
+    except Exception as error:
+        logger.warning("The guard runs in %s without oneDNN's kernels: %s", dtype, error)
+        return "eager", f"oneDNN failed: {error}"
+    return path
+
+
+class _OneDNN(TorchFunctionMode):
+    """Within it, on a CPU, linear layers in float32 and attention in bfloat16 take faster kernels.
+
+    PyTorch gives float32 products to another library than oneDNN, which on some CPUs takes twice as long; and its fused
+    attention in bfloat16 is slower than two products with a softmax between, as long as that fits the cache.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and args[0].dtype == torch.float32:
+            return _linear(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention and args[0].dtype == torch.bfloat16:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return result
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+    given = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | options
+    scale = given.pop("scale", None)
+    plain = query.ndim == 4 and query.shape == key.shape == value.shape
+    if not plain or any(setting not in (None, False, 0.0) for setting in given.values()):
+        return F.scaled_dot_product_attention(query, key, value, *args, **options)
+    images, heads, tokens, width = query.shape
+    scale = width**-0.5 if scale is None else scale
+    query, key, value = (part.reshape(-1, tokens, width) for part in (query, key, value))
+    result = torch.empty_like(query)
+    step = max(1, _IN_CACHE // tokens**2)
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        weights = torch.bmm(query[part] * scale, key[part].transpose(1, 2)).softmax(dim=-1)
+        torch.bmm(weights, value[part], out=result[part])
+    return result.view(images, heads, tokens, width)
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether a graph of the network can stand for it: no hooks, not in training."""
+    return not network.training and not any(_hooks(network))
+
+
+def _hooks(network: nn.Module) -> list[Any]:
+    return [hooks for module in network.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+
+
+class _Graphs:
+    """CUDA graphs of a network, one per shape, dtype and device of its input; the least recently used ones go."""
+
+    def __init__(self, leave: Callable[[str, Exception], None]) -> None:
+        self._leave = leave
+        self._lock = threading.Lock()
+        self._seen: Counter[Any] = Counter()
+        self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
+        self._pools: dict[torch.device, Any] = {}
+
+    def __call__(self, network: nn.Module, run: Run, inputs: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            return run(inputs)  # a host's own graph takes the kernels in
+        key = (inputs.shape, inputs.dtype, inputs.device)
+        with self._lock, torch.cuda.device(inputs.device):
+            graph = self._graphs.get(key)
+            if graph is not None and not graph.holds():
+                # The weights were moved, cast or replaced: what was captured reads memory that is no longer theirs.
+                self._graphs.clear()
+                self._seen.clear()
+                graph = None
+            if graph is None:
+                self._seen[key] += 1
+                if self._seen[key] < 2 or not _is_plain(network):
+                    return run(inputs)
+                pool = self._pools.setdefault(inputs.device, torch.cuda.graph_pool_handle())
+                try:
+                    graph = self._graphs[key] = _Graph(network, run, inputs, pool)
+                except Exception as error:
+                    self._leave("CUDA graph", error)
+                    return run(inputs)
+                while len(self._graphs) > MAX_GRAPHS:
+                    self._seen.pop(self._graphs.popitem(last=False)[0])
+            self._graphs.move_to_end(key)
+            return graph(inputs)
+
+
+class _Graph:
+    """One captured forward."""
+
+    def __init__(self, network: nn.Module, run: Run, inputs: Tensor, pool: Any) -> None:
+        self._network, self._hooks = network, _hooks(network)
+        self._weights = [
+            (table, name, tensor, tensor.data_ptr())
+            for module in network.modules()
+            for table in (module._parameters, module._buffers)
+            for name, tensor in table.items()
+            if tensor is not None
+        ]
+        self._children = [(module._modules, tuple(module._modules.values())) for module in network.modules()]
+        self._input = inputs.clone()
+        here = torch.cuda.current_stream()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            run(self._input)  # what libraries set up on their first run must not be captured
+        here.wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on: their calls are not this capture's.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._output = run(self._input)
+        self._done = torch.cuda.Event()
+        self._done.record(here)
+
+    def holds(self) -> bool:
+        """Whether the network is still made of the same modules and weights, at the same addresses, with no hooks."""
+        return (
+            not self._network.training
+            and not any(self._hooks)
+            and all(table.get(name) is tensor and tensor.data_ptr() == at for table, name, tensor, at in self._weights)
+            and all(tuple(table.values()) == children for table, children in self._children)
+        )
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        here = torch.cuda.current_stream()
+        here.wait_event(self._done)  # of a call on another stream
+        self._input.copy_(inputs)
+        self._graph.replay()
+        output = self._output.clone()
+        self._done.record(here)
+        return output
