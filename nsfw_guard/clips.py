@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from .policy import Policy
+from .policy import Policy, one_flags_all
 from .verdict import Verdict
 
 
@@ -34,8 +33,8 @@ def decide_frames(
         for index in range(left + 1, right)
     ]
     found |= zip(edges, decide(edges), strict=True)
-    if policy.batch == "any" and any(verdict.flagged for verdict in found.values()):
-        found = {i: v if v.flagged else replace(v, flagged=True, reason="batch") for i, v in found.items()}
+    if policy.batch == "any":
+        found = dict(zip(found, one_flags_all(list(found.values())), strict=True))
     return [found.get(index) for index in range(count)]
 
 

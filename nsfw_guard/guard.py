@@ -248,12 +248,7 @@ class NsfwGuard(PreTrainedModel):
             self.redaction.image.save(folder / _REPLACEMENT_FILE)
             redaction["image"] = _REPLACEMENT_FILE
         settings = {
-            "policy": {
-                "level": self.policy.level.name.lower(),
-                "threshold": self.policy.threshold,
-                "per_label": dict(self.policy.per_label),
-                "batch": self.policy.batch,
-            },
+            "policy": self.policy.to_dict(),
             "redaction": redaction,
             "views": self.views,
             "batch_size": self.batch_size,

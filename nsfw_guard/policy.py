@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .errors import SettingError
 from .verdict import Level, Scores, Verdict
@@ -50,6 +51,15 @@ class Policy:
         if self.batch not in BATCH_RULES:
             raise SettingError(f'batch is {self.batch!r}; expected "each" or "any".')
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the policy as plain values that ``json.dumps`` takes; ``Policy(**values)`` makes it again."""
+        return {
+            "level": self.level.name.lower(),
+            "threshold": self.threshold,
+            "per_label": dict(self.per_label),
+            "batch": self.batch,
+        }
+
     def validate_for(self, labels: tuple[str, ...]) -> None:
         """Refuse label names that the model does not have.
 
@@ -73,9 +83,7 @@ class Policy:
             self._judge(scores, views, problem)
             for views, problem in zip(scores.probabilities, scores.problems, strict=True)
         ]
-        if self.batch == "any" and any(verdict.flagged for verdict in verdicts):
-            verdicts = [verdict if verdict.flagged else _with_batch(verdict) for verdict in verdicts]
-        return verdicts
+        return one_flags_all(verdicts) if self.batch == "any" else verdicts
 
     def _judge(self, scores: Scores, views: tuple[tuple[float, ...], ...], problem: str | None) -> Verdict:
         model = scores.card.identity
@@ -112,14 +120,17 @@ class Policy:
         return None
 
 
+def one_flags_all(verdicts: list[Verdict]) -> list[Verdict]:
+    """Return what ``batch="any"`` makes of the verdicts on one batch."""
+    if not any(verdict.flagged for verdict in verdicts):
+        return verdicts
+    return [verdict if verdict.flagged else replace(verdict, flagged=True, reason="batch") for verdict in verdicts]
+
+
 def _tail(view: tuple[float, ...], levels: list[Level], at_least: Level) -> float:
     """Sum of the probabilities of the labels at or above a level, in [0, 1]."""
     total = math.fsum(p for p, level in zip(view, levels, strict=True) if level >= at_least)
     return min(max(total, 0.0), 1.0)
-
-
-def _with_batch(verdict: Verdict) -> Verdict:
-    return Verdict(**{**vars(verdict), "flagged": True, "reason": "batch"})
 
 
 def _probability(name: str, value: object) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -104,6 +105,11 @@ class Verdict(_NoTruth):
             "model": self.model,
             "views": self.views,
         }
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict that a whole goes by: flagged before unflagged, then the highest score."""
+    return max(verdicts, key=lambda verdict: (verdict.flagged, verdict.score))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Policy and its decisions, without a model."""
 
+import json
 import math
 
 import pytest
@@ -157,3 +158,8 @@ def test_policies_can_be_compared_hashed_and_are_not_changed_from_outside():
     assert hash(policy) == hash(Policy(per_label={"high": 0.3}))
     with pytest.raises(AttributeError):
         policy.threshold = 1.0
+
+
+def test_a_policy_comes_back_from_its_plain_values():
+    policy = Policy("high", 0.25, {"porn": 0.75}, "any")
+    assert Policy(**json.loads(json.dumps(policy.to_dict()))) == policy

@@ -175,8 +175,8 @@ def guarded(value: Any, node_id: str | None) -> Any:
     images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value
     scores = classifier.load(model).score(images, node_id=node_id)
     _, verdicts = decide(scores, sensitivity, None)
-    done = options.action_of(action, flagged=any(verdict.flagged for verdict in verdicts))
-    held = blocker(done, verdicts)
+    done = options.action_of(action)
+    held = blocker(done, any(verdict.flagged for verdict in verdicts))
     if held is not None:
         return held
     shown = options.redacted(images, verdicts, done)

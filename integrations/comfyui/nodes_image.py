@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,20 +24,48 @@ def decide(
 ) -> tuple[Policy, list[Verdict]]:
     """Return the policy that a node's inputs say, and its verdicts."""
     chosen = options.policy_of(scores.card, sensitivity, policy)
-    if batch == ANY:
+    if batch_rule(batch) == "any":
         chosen = replace(chosen, batch="any")
-    elif batch != EACH:
-        raise SettingError(f"batch is {batch!r}; expected {EACH!r} or {ANY!r}.")
     return chosen, chosen.decide(scores)
 
 
-def blocker(action: options.Action, verdicts: list[Verdict]) -> Any:
+def batch_rule(batch: str) -> str:
+    """Return the rule of a ``Policy`` that the input of a node says."""
+    if batch not in (EACH, ANY):
+        raise SettingError(f"batch is {batch!r}; expected {EACH!r} or {ANY!r}.")
+    return "any" if batch == ANY else "each"
+
+
+def replacement_if_flagged(
+    replacement: Any, action: Any, sensitivity: Any, policy: Any, scores: Callable[[], Scores]
+) -> list[str]:
+    """Ask for the replacement picture only when something is flagged: for ``check_lazy_status``.
+
+    The arguments are what that gets, and ``scores``, which is called only if it matters.
+    """
+
+    def flagged() -> bool:
+        _, verdicts = decide(scores(), options.plain(sensitivity), policy)
+        return any(verdict.flagged for verdict in verdicts)
+
+    return options.needs_replacement(replacement, action, flagged)
+
+
+def blocker(action: options.Action, flagged: bool) -> Any:
     """What goes out in the place of images that are blocked; ``None`` if they are not."""
-    blocked = action.kind == options.BLOCK and any(verdict.flagged for verdict in verdicts)
-    return ExecutionBlocker(action.message) if blocked else None
+    return ExecutionBlocker(action.message) if flagged and action.kind == options.BLOCK else None
 
 
-class Guard(io.ComfyNode):
+class ClassifyingNode(io.ComfyNode):
+    """A node that takes the first checkpoint installed if no classifier is linked to it."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Changes when another checkpoint is the one that is taken without a choice."""
+        return checkpoints.default_stamp()
+
+
+class Guard(ClassifyingNode):
     """NSFW Safety Guard: everything in one node."""
 
     @classmethod
@@ -51,11 +80,7 @@ class Guard(io.ComfyNode):
             search_aliases=["nsfw", "nsfw filter", "safety checker", "content filter", "moderation", "censor"],
             inputs=[
                 io.Image.Input("image", tooltip="Every image of the batch is looked at."),
-                options.sensitivity_input(),
-                options.action_input(),
-                options.replacement_input(),
-                options.classifier_input(),
-                options.policy_input(),
+                *options.guard_inputs(),
                 io.Combo.Input(
                     "batch",
                     options=[EACH, ANY],
@@ -77,11 +102,6 @@ class Guard(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
-        return checkpoints.default_stamp()
-
-    @classmethod
     def check_lazy_status(
         cls,
         image: Any,
@@ -93,12 +113,9 @@ class Guard(io.ComfyNode):
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
-
-        def flagged() -> bool:
-            scores = scores_of(image, classifier, cls.hidden.unique_id)
-            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
-
-        return options.needs_replacement(replacement, action, flagged)
+        return replacement_if_flagged(
+            replacement, action, sensitivity, policy, lambda: scores_of(image, classifier, cls.hidden.unique_id)
+        )
 
     @classmethod
     def execute(
@@ -117,7 +134,7 @@ class Guard(io.ComfyNode):
         return censored(cls, image, scores, chosen, verdicts, action, replacement)
 
 
-class Classify(io.ComfyNode):
+class Classify(ClassifyingNode):
     """NSFW Classify."""
 
     @classmethod
@@ -142,11 +159,6 @@ class Classify(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
-        return checkpoints.default_stamp()
 
     @classmethod
     def execute(cls, image: Tensor, classifier: Any = None) -> io.NodeOutput:
@@ -202,11 +214,7 @@ class Censor(io.ComfyNode):
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
-
-        def flagged() -> bool:
-            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
-
-        return options.needs_replacement(replacement, action, flagged)
+        return replacement_if_flagged(replacement, action, sensitivity, policy, lambda: scores)
 
     @classmethod
     def execute(
@@ -241,7 +249,7 @@ def censored(
     flagged = any(verdict.flagged for verdict in verdicts)
     chosen = options.action_of(action, replacement, flagged=flagged)
     text, verdicts_json = report.as_text(verdicts, chosen.kind), report.as_json(verdicts, policy, chosen.kind)
-    images = blocker(chosen, verdicts) or options.redacted(image, verdicts, chosen, mask)
+    images = blocker(chosen, flagged) or options.redacted(image, verdicts, chosen, mask)
     outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
     return io.NodeOutput(*outputs, ui=report.as_ui(text, verdicts_json))
 

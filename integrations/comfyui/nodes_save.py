@@ -19,13 +19,13 @@ from nsfw_guard.errors import SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
-from . import checkpoints, options, report
-from .nodes_image import decide, scores_of
+from . import options, report
+from .nodes_image import ClassifyingNode, decide, replacement_if_flagged, scores_of
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
 
 
-class SaveImage(io.ComfyNode):
+class SaveImage(ClassifyingNode):
     """Save Image (Guarded)."""
 
     @classmethod
@@ -41,11 +41,7 @@ class SaveImage(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Every image is looked at."),
                 io.String.Input("filename_prefix", default="ComfyUI", tooltip="As for Save Image."),
-                options.sensitivity_input(),
-                options.action_input(),
-                options.replacement_input(),
-                options.classifier_input(),
-                options.policy_input(),
+                *options.guard_inputs(),
                 io.Combo.Input(
                     "prompt_in_file",
                     options=[UNFLAGGED, ALL, NEVER],
@@ -61,11 +57,6 @@ class SaveImage(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
-        return checkpoints.default_stamp()
-
-    @classmethod
     def check_lazy_status(
         cls,
         images: Any,
@@ -77,12 +68,9 @@ class SaveImage(io.ComfyNode):
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
-
-        def flagged() -> bool:
-            scores = scores_of(images, classifier, cls.hidden.unique_id)
-            return any(verdict.flagged for verdict in decide(scores, options.plain(sensitivity), policy)[1])
-
-        return options.needs_replacement(replacement, action, flagged)
+        return replacement_if_flagged(
+            replacement, action, sensitivity, policy, lambda: scores_of(images, classifier, cls.hidden.unique_id)
+        )
 
     @classmethod
     def execute(

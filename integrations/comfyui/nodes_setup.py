@@ -12,7 +12,7 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Level
 
 from . import checkpoints, classifier, options
-from .nodes_image import ANY, EACH
+from .nodes_image import ANY, EACH, batch_rule
 
 
 class LoadClassifier(io.ComfyNode):
@@ -86,15 +86,7 @@ class MakePolicy(io.ComfyNode):
                     default="medium",
                     tooltip="The least severe level that counts. low: suggestive pictures too.",
                 ),
-                io.Float.Input(
-                    "threshold",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="Of the sum of the probabilities of all labels that count.",
-                ),
+                options.threshold_input("Of the sum of the probabilities of all labels that count."),
                 io.String.Input(
                     "per_label",
                     default="",
@@ -116,13 +108,11 @@ class MakePolicy(io.ComfyNode):
     @classmethod
     def execute(cls, level: str, threshold: float, per_label: str = "", batch: str = EACH) -> io.NodeOutput:
         """Make it."""
-        if batch not in (EACH, ANY):
-            raise SettingError(f"batch is {batch!r}; expected {EACH!r} or {ANY!r}.")
+        rule = batch_rule(batch)
         pairs = [_threshold_of(line) for line in per_label.splitlines() if line.strip()]
         thresholds = dict(pairs)
         if len(thresholds) < len(pairs):
             raise SettingError(f"per_label has a label twice: {[label for label, _ in pairs]}.")
-        rule = "any" if batch == ANY else "each"
         return io.NodeOutput(Policy(Level.parse(level), threshold, thresholds, rule))
 
 

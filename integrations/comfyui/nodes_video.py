@@ -12,17 +12,17 @@ from comfy_api.latest import Input, InputImpl, io
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
-from nsfw_guard.verdict import Verdict
+from nsfw_guard.verdict import Verdict, worst
 
-from . import checkpoints, classifier, options, report
-from .nodes_image import blocker
+from . import classifier, options, report
+from .nodes_image import ClassifyingNode, blocker
 
 FRAMES, CLIP = "runs of flagged frames", "the whole video"
 # Of ranges and of frames on the node: more than that hide the graph.
 _LINES = 4
 
 
-class GuardVideo(io.ComfyNode):
+class GuardVideo(ClassifyingNode):
     """NSFW Video Guard."""
 
     @classmethod
@@ -37,11 +37,7 @@ class GuardVideo(io.ComfyNode):
             search_aliases=["nsfw video", "video moderation", "censor video"],
             inputs=[
                 io.Video.Input("video", tooltip="All of its frames are decoded; they are looked at a few at a time."),
-                options.sensitivity_input(),
-                options.action_input(),
-                options.replacement_input(),
-                options.classifier_input(),
-                options.policy_input(),
+                *options.guard_inputs(),
                 io.Int.Input(
                     "every",
                     default=1,
@@ -72,11 +68,6 @@ class GuardVideo(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
-        return checkpoints.default_stamp()
 
     @classmethod
     def check_lazy_status(cls, action: Any = None, replacement: Any = options.UNLINKED, **_: Any) -> list[str]:
@@ -189,21 +180,21 @@ def redact_video(decided: Decided, action: options.Action, *, rebuild: bool = Fa
         action: What to do.
         rebuild: Make another video of the frames that were looked at rather than have a file read again later.
     """
-    held = blocker(action, decided.seen)
+    held = blocker(action, decided.flagged)
     if held is not None:
         return held
     frames = decided.components.images
-    worst = max(decided.seen, key=lambda verdict: (verdict.flagged, verdict.score))
+    overall = worst(decided.seen)
     covered = {index for run in decided.runs for index in range(*run)}
-    outside = replace(worst, flagged=False)
+    outside = replace(overall, flagged=False)
     verdicts = [
         # Frames of a run that are not flagged themselves go with the worst.
-        (verdict if verdict is not None and verdict.flagged else worst) if index in covered else outside
+        (verdict if verdict is not None and verdict.flagged else overall) if index in covered else outside
         for index, verdict in enumerate(decided.verdicts)
     ]
     images = options.redacted(frames, verdicts, action)
-    read_again = isinstance(decided.video, InputImpl.VideoFromFile) and (rebuild or _carries_more(decided.video))
-    if images is frames and not read_again:
+    from_file = isinstance(decided.video, InputImpl.VideoFromFile)
+    if images is frames and not (from_file and (rebuild or _carries_more(decided.video))):
         return decided.video
     components = replace(decided.components, images=images)
     return InputImpl.VideoFromComponents(components, bit_depth=decided.video.get_bit_depth())

@@ -46,16 +46,17 @@ def policy_input() -> Any:
     )
 
 
+def threshold_input(tooltip: str) -> Any:
+    """A threshold in [0, 1]."""
+    return io.Float.Input(
+        "threshold", default=0.5, min=0.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
+    )
+
+
 def sensitivity_input() -> Any:
     """When an image is flagged: a preset of the model's card, or a threshold."""
-    threshold = io.Float.Input(
-        "threshold",
-        default=0.5,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        display_mode=io.NumberDisplay.slider,
-        tooltip="An image is flagged when its score reaches this. Lower finds more, and is wrong more often.",
+    threshold = threshold_input(
+        "An image is flagged when its score reaches this. Lower finds more, and is wrong more often."
     )
     return io.DynamicCombo.Input(
         "sensitivity",
@@ -67,7 +68,7 @@ def sensitivity_input() -> Any:
     )
 
 
-def action_input(*, default: str = "blur", block: bool = True) -> Any:
+def action_input() -> Any:
     """What becomes of flagged images."""
 
     def cells() -> Any:
@@ -92,20 +93,18 @@ def action_input(*, default: str = "blur", block: bool = True) -> Any:
                 tooltip="cover: cut what stands over; contain: show all of it; stretch: lose its proportions.",
             ),
         ],
-    }
-    if block:
-        options[BLOCK] = [
+        BLOCK: [
             io.String.Input(
                 "message",
                 default="",
                 tooltip="Shown as an error. Empty: what comes after this node is left out silently.",
             )
-        ]
-    options[DETECT] = []
-    first = {default: options.pop(default)}
+        ],
+        DETECT: [],
+    }
     return io.DynamicCombo.Input(
         "action",
-        options=[io.DynamicCombo.Option(key, inputs) for key, inputs in (first | options).items()],
+        options=[io.DynamicCombo.Option(key, inputs) for key, inputs in options.items()],
         tooltip="What becomes of flagged images. Images that are not flagged stay as they are, bit by bit.",
     )
 
@@ -118,6 +117,11 @@ def replacement_input() -> Any:
         lazy=True,
         tooltip="For the action replace: shown instead of flagged images. It is made only when something is flagged.",
     )
+
+
+def guard_inputs() -> list[Any]:
+    """What a node needs that classifies, decides and redacts in one, beside what it looks at."""
+    return [sensitivity_input(), action_input(), replacement_input(), classifier_input(), policy_input()]
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,14 @@ from nsfw_guard.verdict import Verdict
 _LINES = 8
 
 
-def as_json(verdicts: list[Verdict], policy: Policy | None, action: str, **more: Any) -> str:
+def as_json(verdicts: list[Verdict], policy: Policy, action: str, **more: Any) -> str:
     """Return one JSON object: whether anything is flagged, what was asked, and one verdict per image."""
     return json.dumps(
         {
             "flagged": any(verdict.flagged for verdict in verdicts),
             "flagged_indices": [index for index, verdict in enumerate(verdicts) if verdict.flagged],
             "action": action,
-            "policy": None
-            if policy is None
-            else {
-                "level": policy.level.name.lower(),
-                "threshold": policy.threshold,
-                "per_label": dict(policy.per_label),
-                "batch": policy.batch,
-            },
+            "policy": policy.to_dict(),
             **more,
             "verdicts": [{"index": index, **verdict.to_dict()} for index, verdict in enumerate(verdicts)],
         },

@@ -12,9 +12,9 @@ from torch import Tensor
 from nsfw_guard.guard import NsfwGuard, denormalize_flagged
 from nsfw_guard.images import ImageBatch, read_images
 from nsfw_guard.redact import redact_flagged
-from nsfw_guard.verdict import Level, Verdict
+from nsfw_guard.verdict import Level, Verdict, worst
 
-from .record import Passed, Record, split, worst
+from .record import Passed, Record, split
 
 
 def check_images(

@@ -11,10 +11,10 @@ import torch
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError
 from nsfw_guard.guard import NsfwGuard
-from nsfw_guard.verdict import Verdict
+from nsfw_guard.verdict import Verdict, worst
 
 from .checks import decide, originals_of, redacted
-from .record import Passed, Record, worst
+from .record import Passed, Record
 
 # Frames that are classified or redacted at once: what is held beside the clip itself.
 CHUNK = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nsfw_guard.verdict import Verdict
+from nsfw_guard.verdict import Verdict, worst
 
 from .settings import Attachment
 
@@ -156,11 +156,6 @@ def merged(before: Passed, after: Passed) -> Passed:
     )
     originals = [entry.original for entry in (before, after) if entry.original is not None]
     return Passed(worst([before.verdict, after.verdict]), frames, torch.cat(originals) if originals else None)
-
-
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict that a whole goes by: flagged before unflagged, then the highest score."""
-    return max(verdicts, key=lambda verdict: (verdict.flagged, verdict.score))
 
 
 _current: ContextVar[Record | None] = ContextVar("nsfw_guard_record", default=None)
