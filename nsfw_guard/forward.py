@@ -148,12 +148,11 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
     given = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | options
-    scale = given.pop("scale", None)
-    plain = query.ndim == 4 and query.shape == key.shape == value.shape
-    if not plain or any(setting not in (None, False, 0.0) for setting in given.values()):
+    special = given.get("attn_mask") is not None or given.get("dropout_p") or given.get("is_causal")
+    if special or query.ndim != 4 or not query.shape == key.shape == value.shape:
         return F.scaled_dot_product_attention(query, key, value, *args, **options)
     images, heads, tokens, width = query.shape
-    scale = width**-0.5 if scale is None else scale
+    scale = width**-0.5 if given.get("scale") is None else given["scale"]
     query, key, value = (part.reshape(-1, tokens, width) for part in (query, key, value))
     result = torch.empty_like(query)
     step = max(1, _IN_CACHE // tokens**2)
@@ -210,10 +209,10 @@ class _Graphs:
             return graph(inputs)
 
 
-class _Graph:
-    """One captured forward."""
+class _Made:
+    """What a network is made of at one time: a graph reads the weights at the addresses that they had then."""
 
-    def __init__(self, network: nn.Module, run: Run, inputs: Tensor, pool: Any) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self._network, self._hooks = network, _hooks(network)
         self._weights = [
             (table, name, tensor, tensor.data_ptr())
@@ -223,12 +222,29 @@ class _Graph:
             if tensor is not None
         ]
         self._children = [(module._modules, tuple(module._modules.values())) for module in network.modules()]
+
+    def holds(self) -> bool:
+        """Whether it is still made of the same modules and weights, at the same addresses, with no hooks."""
+        return (
+            not self._network.training
+            and not any(self._hooks)
+            and all(table.get(name) is tensor and tensor.data_ptr() == at for table, name, tensor, at in self._weights)
+            and all(tuple(table.values()) == children for table, children in self._children)
+        )
+
+
+class _Graph:
+    """One captured forward, compared once with the eager one."""
+
+    def __init__(self, network: nn.Module, run: Run, inputs: Tensor, pool: Any) -> None:
+        self._made = _Made(network)
+        self.holds = self._made.holds
         self._input = inputs.clone()
         here = torch.cuda.current_stream()
         aside = torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
-            run(self._input)  # what libraries set up on their first run must not be captured
+            expected = run(self._input)  # what libraries set up on their first run must not be captured
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on: their calls are not this capture's.
@@ -236,15 +252,7 @@ class _Graph:
             self._output = run(self._input)
         self._done = torch.cuda.Event()
         self._done.record(here)
-
-    def holds(self) -> bool:
-        """Whether the network is still made of the same modules and weights, at the same addresses, with no hooks."""
-        return (
-            not self._network.training
-            and not any(self._hooks)
-            and all(table.get(name) is tensor and tensor.data_ptr() == at for table, name, tensor, at in self._weights)
-            and all(tuple(table.values()) == children for table, children in self._children)
-        )
+        torch.testing.assert_close(self(inputs), expected, atol=1e-3, rtol=0, equal_nan=True)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         here = torch.cuda.current_stream()

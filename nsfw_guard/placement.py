@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from .errors import SettingError
 
+_CONSTANTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -105,7 +105,14 @@ def out_of_memory(error: RuntimeError) -> bool:
     return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
 
 
-@lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a float32 vector that is on its device already: bringing one there makes the host wait."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    key = (values, device)
+    if key not in _CONSTANTS:
+        made = torch.tensor(values, dtype=torch.float32, device=device)
+        if type(made) is not Tensor:
+            return made  # of a trace, which is over before the next call
+        if len(_CONSTANTS) >= 64:
+            _CONSTANTS.clear()
+        _CONSTANTS[key] = made
+    return _CONSTANTS[key]
