@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 RUNTIMES = ("auto", "torch")
 # Graphs that are kept at once; each has its own input and shares the memory for everything between.
 MAX_GRAPHS = 16
+# After so many that were outdated when they were needed, no more are captured: that takes longer than it saves.
+MAX_OUTDATED = 3
 # Attention matrices of about this many numbers are made at a time: they stay in a CPU's cache.
 _IN_CACHE = 2**20
 
@@ -88,9 +90,9 @@ class Forward:
         return path, "; ".join([why, *self._failed.values()])
 
     def _choose(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-        if self.runtime == "torch":
+        if self.runtime == "torch" and not _is_compiled(network):
             return "eager", 'runtime="torch"'
-        if device.type == "cuda" and "CUDA graph" not in self._failed:
+        if self.runtime != "torch" and device.type == "cuda" and "CUDA graph" not in self._failed:
             return "CUDA graph", "one launch for all kernels, from the second batch of a shape on"
         if _is_compiled(network):
             return "torch.compile", "compile() was called"
@@ -179,6 +181,7 @@ class _Graphs:
         self._leave = leave
         self._lock = threading.Lock()
         self._seen: Counter[Any] = Counter()
+        self._outdated = 0
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._pools: dict[torch.device, Any] = {}
 
@@ -193,6 +196,10 @@ class _Graphs:
                 self._graphs.clear()
                 self._seen.clear()
                 graph = None
+                self._outdated += 1
+                if self._outdated >= MAX_OUTDATED:
+                    self._leave("CUDA graph", RuntimeError("the weights keep moving, as under offloading"))
+                    return run(inputs)
             if graph is None:
                 self._seen[key] += 1
                 if self._seen[key] < 2 or not _is_plain(network):

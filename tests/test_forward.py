@@ -102,6 +102,20 @@ def test_a_changed_network_is_captured_anew(graphs, change):
     assert next(iter(graphs._graphs.values())).holds()
 
 
+def test_weights_that_keep_moving_are_not_captured_again_and_again(graphs):
+    network = Network()
+    for _ in range(forward.MAX_OUTDATED):
+        for _ in range(2):
+            call(graphs, network, 3)
+        replaced_weight(network)
+    assert not graphs.left
+    call(graphs, network, 3)
+    assert [(path, str(error)) for path, error in graphs.left] == [
+        ("CUDA graph", "the weights keep moving, as under offloading")
+    ]
+    assert not graphs._graphs
+
+
 def test_hooks_and_training_are_never_left_out(graphs):
     network = Network()
     for _ in range(3):

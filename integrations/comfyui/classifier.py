@@ -58,7 +58,9 @@ class LoadedClassifier:
         dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
         self.name = name
         self._serial = next(_SERIALS)
-        self.classifier = Classifier.load(folder, card, dtype=dtype)
+        # No CUDA graphs: they would read weights that ComfyUI's memory management has moved away underneath.
+        runtime = "auto" if load_device.type == "cpu" else "torch"
+        self.classifier = Classifier.load(folder, card, dtype=dtype, runtime=runtime)
         self.classifier.requires_grad_(False)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self.classifier, load_device=load_device, offload_device=offload_device
