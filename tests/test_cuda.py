@@ -87,10 +87,7 @@ def test_scores_are_those_of_the_cpu(name, dtype, bound, tmp_path):
     def logits(guard, images):
         guard.check(images[:1])
         inputs, _, _ = ViewBatch(read_images(images), guard.card.preprocess).load(0, len(images))
-        probabilities = [
-            guard.classifier.forward_path(guard.classifier.network, guard.classifier.probabilities, inputs)
-            for _ in range(3)
-        ]
+        probabilities = [guard.classifier.probabilities(inputs) for _ in range(3)]
         assert torch.equal(probabilities[1], probabilities[2])
         return probabilities[-1].log().cpu()
 
@@ -212,7 +209,7 @@ def test_within_a_hosts_own_graph_nothing_is_captured_twice(falconsai):
     classifier.probabilities(inputs)
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
-        output = classifier.forward_path(classifier.network, classifier.probabilities, inputs)
+        output = classifier.probabilities(inputs)
     graph.replay()
     torch.testing.assert_close(output, classifier.probabilities(inputs), atol=1e-3, rtol=0)
 

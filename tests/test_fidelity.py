@@ -87,10 +87,13 @@ def reference_logits(name, folder):
 
 
 def our_logits(guard):
+    """By the fastest path that there is here."""
+    classifier = guard.classifier
     inputs, _, _ = ViewBatch(read_images(PICTURES), guard.card.preprocess, views="card").load(0, len(PICTURES))
     with torch.no_grad():
         dtype = next(guard.parameters()).dtype
-        return torch.cat([guard.classifier(part.to(dtype)).float() for part in inputs.split(8)])
+        parts = [part.to(dtype) for part in inputs.split(8)]
+        return torch.cat([classifier.forward_path(classifier.network, classifier, part).float() for part in parts])
 
 
 def test_the_logits_are_the_reference_models(model):
