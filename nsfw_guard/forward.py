@@ -28,6 +28,8 @@ MAX_OUTDATED = 3
 # Attention matrices of about this many numbers are made at a time: they stay in a CPU's cache.
 _IN_CACHE = 2**20
 
+_PLAIN = (Tensor, nn.Parameter)
+
 Run = Callable[[Tensor], Tensor]
 
 
@@ -61,6 +63,8 @@ class Forward:
             inputs: On the device and in the dtype of the weights.
         """
         path, _ = self._choose(network, inputs.device, inputs.dtype)
+        if torch.is_grad_enabled():
+            return self._run(network, run, inputs)  # the fast kernels have no gradients
         if path == "CUDA graph":
             return self._graphs(network, lambda inputs: self._run(network, run, inputs), inputs)
         if path == "oneDNN":
@@ -136,9 +140,10 @@ class _OneDNN(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear and args[0].dtype == torch.float32:
+        # Tensors of a kind of their own (quantised ones) have linear layers of their own.
+        if func is F.linear and len(args) > 1 and args[0].dtype == torch.float32 and type(args[1]) in _PLAIN:
             return _linear(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention and args[0].dtype == torch.bfloat16:
+        if func is F.scaled_dot_product_attention and len(args) > 2 and args[0].dtype == torch.bfloat16:
             return _attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

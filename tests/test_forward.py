@@ -231,6 +231,14 @@ def test_linear_layers_take_it_only_in_float32_and_only_within(monkeypatch):
 
 
 @needs_onednn
+def test_gradients_are_there_for_who_asks(tmp_path):
+    guard = NsfwGuard(save_tiny(tmp_path), dtype="float32")
+    inputs = torch.rand(2, 3, 32, 32, requires_grad=True)
+    guard.classifier.probabilities(inputs)[:, 1].sum().backward()
+    assert inputs.grad.abs().max() > 0
+
+
+@needs_onednn
 @pytest.mark.parametrize("shape", [(1, 1, 1, 8), (2, 3, 50, 16), (1, 2, 1100, 16)])
 def test_attention_is_what_it_was(shape):
     query, key, value = (torch.randn(shape).bfloat16() for _ in range(3))
