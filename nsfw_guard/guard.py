@@ -17,11 +17,11 @@ from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
 from .errors import ImageError, SettingError
 from .forward import RUNTIMES
-from .images import read_images
+from .images import ImageBatch, read_images
 from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype
 from .policy import Policy
 from .preprocess import VIEWS, ViewBatch, kernels
-from .redact import Redaction, redact_flagged
+from .redact import Redaction, denormalize_flagged, redact_flagged
 from .verdict import GuardResult, Scores, Verdict
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,7 @@ class NsfwGuard(PreTrainedModel):
         """
         self._remember(None)
         batch = read_images(images, value_range=value_range)
-        views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
-        scores = self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
-        verdicts = self.policy.decide(scores)
+        verdicts = self.policy.decide(self._score(batch))
         redacted = redact_flagged(batch, verdicts, self.redaction)
         result = GuardResult(batch.replace(redacted), verdicts)
         self._remember(verdicts)
@@ -161,7 +159,9 @@ class NsfwGuard(PreTrainedModel):
     def classify(self, images: Any, *, value_range: tuple[float, float] = (0, 1)) -> Scores:
         """Return the label probabilities, on which any policy can decide; arguments and errors as for ``apply``."""
         self._remember(None)
-        batch = read_images(images, value_range=value_range)
+        return self._score(read_images(images, value_range=value_range))
+
+    def _score(self, batch: ImageBatch) -> Scores:
         views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         return self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
 
@@ -335,22 +335,6 @@ class NsfwGuard(PreTrainedModel):
             if weights.device != device or (dtype is not None and weights.dtype != dtype):
                 self.classifier.to(device=device, dtype=dtype)  # past the guard's own _apply: this is no host's wish
         return device
-
-
-def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
-    """Bring what is flagged and shown as it is from [-1, 1] to [0, 1], by the formula that diffusers leaves out for it.
-
-    Args:
-        images: A tensor ``[B, C, H, W]`` in [-1, 1]; anything else is in [0, 1] and returned as it is.
-        flags: One per image.
-    """
-    if not isinstance(images, Tensor) or not any(flags):
-        return images
-    shown = images.clone()
-    for index, flagged in enumerate(flags):
-        if flagged:
-            shown[index] = (images[index] * 0.5 + 0.5).clamp(0, 1)
-    return shown
 
 
 def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:

@@ -123,6 +123,22 @@ def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
         return _replace(pixels, redaction) if redaction.kind == "replace" else _reduced(pixels, redaction)
 
 
+def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
+    """Bring what is flagged and shown as it is from [-1, 1] to [0, 1], by the formula that diffusers leaves out for it.
+
+    Args:
+        images: A tensor ``[B, C, H, W]`` in [-1, 1]; anything else is in [0, 1] and returned as it is.
+        flags: One per image.
+    """
+    if not isinstance(images, Tensor) or not any(flags):
+        return images
+    shown = images.clone()
+    for index, flagged in enumerate(flags):
+        if flagged:
+            shown[index] = (images[index] * 0.5 + 0.5).clamp(0, 1)
+    return shown
+
+
 def _reduced(pixels: Tensor, redaction: Redaction) -> Tensor:
     cells = _cell_means(pixels, redaction.cells) if redaction.kind in ("blur", "pixelate") else None
     if cells is None:

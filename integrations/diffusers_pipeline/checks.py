@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsfw_guard.guard import NsfwGuard, denormalize_flagged
+from nsfw_guard.guard import NsfwGuard
 from nsfw_guard.images import ImageBatch, read_images
-from nsfw_guard.redact import redact_flagged
+from nsfw_guard.redact import denormalize_flagged, redact_flagged
 from nsfw_guard.verdict import Level, Verdict, worst
 
 from .record import Passed, Record, split
