@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import warnings
 from pathlib import Path
@@ -139,8 +138,10 @@ def _measure(
     """Measure with a line on standard error that says what is being done; return the report and what shows it."""
     import torch
 
+    from .peers import quiet
+
     before = torch.get_num_threads()
-    _quiet()
+    quiet()
     with Console(stderr=True).status("starting") as status, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' own, of deprecated arguments
 
@@ -164,12 +165,3 @@ def _measure(
             return report.make_report(speed.measure(settings, on_step)), show
         finally:
             torch.set_num_threads(before)
-
-
-def _quiet() -> None:
-    """Switch off the libraries' progress bars, and the stock checker's warning at each flagged image."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("diffusers").setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ pictures, as diffusers does it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import warnings
@@ -159,7 +160,7 @@ class FreepikRecipe:
         inputs = torch.stack([self._transform(picture) for picture in pictures]).to(self._device, self.dtype)
         with torch.inference_mode():
             probabilities = self._model(pixel_values=inputs).logits.softmax(dim=-1).float().cpu()
-        return (probabilities[:, 2:].sum(dim=1) >= 0.5).tolist()
+        return [bool(flag) for flag in probabilities[:, 2:].sum(dim=1) >= 0.5]
 
 
 class BareForward:
@@ -192,6 +193,20 @@ def load_reference(source: Source, device: torch.device, dtype: torch.dtype) -> 
         source.folder, use_safetensors=True, local_files_only=True
     )
     return model.to(device, dtype).eval()
+
+
+def quiet() -> None:
+    """Switch off the libraries' progress bars, and the stock checker's warning at each flagged image."""
+    import transformers
+
+    libraries = [transformers.utils.logging]
+    with contextlib.suppress(ImportError):
+        import diffusers
+
+        libraries.append(diffusers.utils.logging)
+    for logging in libraries:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
 
 
 def _is_flagged(label: str, card: ModelCard) -> bool:

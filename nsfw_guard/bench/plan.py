@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Plan:
         for dtype in dtypes:
             product = MatrixProduct(DTYPES[dtype], self._device)
             self._run.matrix_flop = product.flop
-            yield Key("matmul", dtype=dtype), Timed(lambda _, product=product: product())
+            yield Key("matmul", dtype=dtype), Timed(product)
 
     def _stock(self, dtypes: list[str]) -> Iterator[tuple[Key, Timed]]:
         if not self._wanted("stock"):
@@ -98,8 +99,6 @@ class Plan:
         except SettingError as error:
             self._cannot("stock", error)
             return
-        main = self._run.workloads[0]
-        first.aim(self._images[main], main.flagged)
         for dtype in STOCK_DTYPES:
             # In a half precision it is compared with a guard in the same one, where there is any.
             if dtype != "float32" and dtype not in dtypes:
@@ -108,8 +107,11 @@ class Plan:
             path = first if dtype == "float32" else first.to(DTYPES[dtype])
             for load in self._run.workloads:
                 if not load.large:
+                    images = self._images[load]
+                    # The first call is also looked at, to find out with which threshold it flags so many.
+                    aim = partial(path.aim, images, load.flagged) if load == self._run.workloads[0] else None
                     # It paints flagged images black in place, so it is handed a copy.
-                    yield self._key("stock", "", dtype, load), Timed(path, self._images[load].clone)
+                    yield self._key("stock", "", dtype, load), Timed(path, images.clone, aim)
 
     def _model(self, source: Source) -> Iterator[tuple[Key, Timed]]:
         run, settings = self._run, self._run.settings
@@ -136,12 +138,12 @@ class Plan:
                 if key not in measured:
                     measured.add(key)
                     inputs = bare[dtype].inputs(load.batch)
-                    yield key, Timed(bare[dtype], lambda inputs=inputs: inputs)
+                    yield key, Timed(bare[dtype], _always(inputs))
                 yield from self._guard(self._key("guard", source.name, dtype, load, runtime), guard, load)
             for kind, peer in peers.items():
                 if not load.large:
                     key = self._key(kind, source.name, _name(peer.dtype), load)
-                    yield key, Timed(peer, lambda images=images: images)
+                    yield key, Timed(peer, _always(images))
 
     def _guard(self, key: Key, guard: NsfwGuard, load: Workload) -> Iterator[tuple[Key, Timed]]:
         images = self._images[load]
@@ -185,6 +187,10 @@ class Plan:
     @staticmethod
     def _key(kind: str, model: str, dtype: str, load: Workload, runtime: str = "") -> Key:
         return Key(kind, model, dtype, runtime, load.width, load.height, load.batch)
+
+
+def _always(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor
 
 
 def _name(dtype: object) -> str:

@@ -138,7 +138,7 @@ class BenchSettings:
         batches = list(dict.fromkeys(self.batches or ((4, 1, 16) if gpu else (4,))))
         grid = [(size, batches[0]) for size in sizes] + [(sizes[0], batch) for batch in batches[1:]]
         loads = [Workload(*size, batch, flagged_of(self.flagged, batch)) for size, batch in grid]
-        if not self.sizes and not self.batches:
+        if not self.sizes and not self.batches and VIT_B in self.wanted_models:
             loads.append(Workload(*LARGE, 1, 0, large=True))
         return loads
 

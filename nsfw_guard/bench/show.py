@@ -30,9 +30,9 @@ def show(report: Report, console: Console) -> None:
     console.print(Panel(Group(*_headlines(report)), title="nsfw-guard bench", title_align="left", expand=False))
     console.print(times(report, wide=console.width >= _NARROW))
     console.print(ratios(report))
-    for part in (stages(report), traffic(report)):
+    for part in (unmeasured(report), stages(report), traffic(report)):
         if part is not None:
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, Text))
     console.print(Text("\n".join(footnotes(report)), style="dim"), soft_wrap=True)
 
 
@@ -127,7 +127,8 @@ def ratios(report: Report) -> Table:
         table.add_column(load_name(load), justify="right")
     rows: dict[tuple[str, str, str], list[Any]] = {}
     for row in report["ratios"]:
-        rows.setdefault((row["model"], row["ratio"], row["dtype"]), []).append(row)
+        if "missing" not in row:
+            rows.setdefault((row["model"], row["ratio"], row["dtype"]), []).append(row)
     last = None
     for (model, name, dtype), found in rows.items():
         if last is not None and model != last:
@@ -140,11 +141,22 @@ def ratios(report: Report) -> Table:
         ]
         for load in loads:
             cells.append(next((_cell(row) for row in found if _is_of(row, load)), Text("")))
-        missing = [row["missing"] for row in found if "missing" in row]
-        if missing and not any("median" in row for row in found):
-            cells[2] = Text(f"not measured: {missing[0]}", style="yellow")
         table.add_row(*cells)
     return table
+
+
+def unmeasured(report: Report) -> Text | None:
+    """Say which ratios with a goal were not measured, and why; those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for row in report["ratios"]:
+        if "missing" in row:
+            goal = row["goals"][0]
+            what = f"{row['model']} {SHORT_DTYPES.get(row['dtype'], row['dtype'])}: {row['ratio']} {goal['goal']}"
+            reasons.setdefault(row["missing"], []).append(f"[{goal['target']}] {what}")
+    if not reasons:
+        return None
+    lines = [f"{'; '.join(found)}: {reason}." for reason, found in reasons.items()]
+    return Text("Goals that were not measured\n" + "\n".join(lines), style="yellow")
 
 
 def stages(report: Report) -> Table | None:

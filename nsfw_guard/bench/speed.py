@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from . import gpu
 from .memory import peak_of
 from .plan import Plan, Timed
 from .results import CALL, Run
-from .rounds import LEAST_ROUNDS, Timer, interleave
-from .settings import BenchSettings
+from .rounds import GRACE, LEAST_ROUNDS, Timer, interleave
+from .settings import BenchSettings, Workload
 from .targets import Key
 
 PEER_KINDS = ("stock", "pipeline", "recipe")
@@ -42,7 +43,7 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None] = lambda wor
     timer = Timer(_wait_for(settings.torch_device))
     with _folder(settings.cache) as cache:
         calls = Plan(run, cache, timer, on_step).load()
-        lengths = _warm_up(run, calls, timer, on_step)
+        lengths = _warm_up(run, calls, timer, deadline, on_step)
         _look_at_memory(run, calls, lengths, deadline, on_step)
         if settings.torch_device.type == "cuda":
             for key, timed in calls.items():
@@ -71,14 +72,42 @@ def said(key: Key) -> str:
     return f"{key.kind} {key.model} {key.dtype}".replace("  ", " ") + runtime + images
 
 
-def _warm_up(run: Run, calls: dict[Key, Timed], timer: Timer, on_step: Callable[[str], None]) -> dict[Key, float]:
-    """Make the first calls, drop peers that fail, and return how long a call takes by now."""
+def _warm_up(
+    run: Run, calls: dict[Key, Timed], timer: Timer, deadline: float, on_step: Callable[[str], None]
+) -> dict[Key, float]:
+    """Make the first calls, drop what fails or does not fit into the time, and return how long a call takes by now."""
     lengths: dict[Key, float] = {}
-    for key, timed in list(calls.items()):
+    main, *others = run.workloads
+    _warm_up_some(run, calls, lengths, [key for key in calls if is_of(key, main)], timer, on_step)
+    for load in others:
+        keys = [key for key in calls if is_of(key, load) and key not in lengths]
+        # Three rounds of the first workload are worth more than one of everything. The next one takes as long.
+        expected = sum(lengths.values()) * len(keys) / max(len(lengths), 1)
+        rounds = min(LEAST_ROUNDS, run.settings.rounds)
+        end = time.perf_counter() + rounds * sum(lengths.values()) + (1 + rounds) * expected
+        if not load.large and end > deadline + 60 * GRACE * run.settings.minutes:
+            run.missing[load.label] = "there was no time for three rounds of it; --minutes gives more"
+            run.workloads.remove(load)
+            for key in keys:
+                del calls[key]
+            continue
+        _warm_up_some(run, calls, lengths, keys, timer, on_step)
+    return lengths
+
+
+def _warm_up_some(
+    run: Run,
+    calls: dict[Key, Timed],
+    lengths: dict[Key, float],
+    keys: list[Key],
+    timer: Timer,
+    on_step: Callable[[str], None],
+) -> None:
+    for key in keys:
+        timed = calls[key]
         on_step(f"warming up: {said(key)}")
-        given = None if timed.warm_up is not None else timed.prepare()
-        first = timed.warm_up or (lambda timed=timed, given=given: timed.call(given))
         try:
+            first = timed.warm_up or partial(timed.call, timed.prepare())
             run.first[key] = lengths[key] = timer.once(first)
         except Exception as error:
             if key.kind not in PEER_KINDS:
@@ -89,32 +118,32 @@ def _warm_up(run: Run, calls: dict[Key, Timed], timer: Timer, on_step: Callable[
             del calls[key]
             continue
         if lengths[key] < 1:
-            given = timed.prepare()
-            lengths[key] = timer.once(lambda timed=timed, given=given: timed.call(given))
+            lengths[key] = timer.once(partial(timed.call, timed.prepare()))
         if timed.guard is not None:
             run.described[key] = timed.guard.describe()
-    return lengths
+
+
+def is_of(key: Key, load: Workload) -> bool:
+    """Whether something is timed on a kind of batch, or needs no images at all."""
+    if key.width == 0:
+        return key.batch in (0, load.batch)
+    return (key.width, key.height, key.batch) == (load.width, load.height, load.batch)
 
 
 def _look_at_memory(
     run: Run, calls: dict[Key, Timed], lengths: dict[Key, float], deadline: float, on_step: Callable[[str], None]
 ) -> None:
     """Measure peak memory in a call of its own, the first workload first, while there is time for three rounds."""
-    reserve = LEAST_ROUNDS * sum(lengths.values())
-    first = run.workloads[0]
-    order = sorted(
-        calls, key=lambda key: (key.width, key.height, key.batch) != (first.width, first.height, first.batch)
-    )
+    reserve = min(LEAST_ROUNDS, run.settings.rounds) * sum(lengths.values())
     skipped = 0
-    for key in order:
+    for key in sorted(calls, key=lambda key: not is_of(key, run.workloads[0])):
         if key.kind in ("matmul", "stages"):
             continue
         if time.perf_counter() + lengths[key] + reserve > deadline:
             skipped += 1
             continue
         on_step(f"memory: {said(key)}")
-        given = calls[key].prepare()
-        run.memory[key] = peak_of(lambda key=key, given=given: calls[key].call(given), run.settings.torch_device)
+        run.memory[key] = peak_of(partial(calls[key].call, calls[key].prepare()), run.settings.torch_device)
     if skipped:
         run.notes.append(f"Peak memory of {skipped} cases was left out to have time for the rounds.")
 
@@ -127,12 +156,16 @@ def _sampler(run: Run, key: Key, timed: Timed, timer: Timer, repeats: int) -> Ca
         for _ in range(repeats):
             given = timed.prepare()
             result: list[Any] = []
-            seconds = timer.once(lambda given=given, result=result: result.append(timed.call(given)))
+            seconds = timer.once(partial(_keep, result, timed.call, given))
             parts.append(result[0] if key.kind == "stages" else {CALL: seconds})
             _note_result(run, key, result[0])
         return {name: statistics.median(part[name] for part in parts) for name in parts[0]}
 
     return sample
+
+
+def _keep(results: list[Any], call: Callable[[Any], Any], given: Any) -> None:
+    results.append(call(given))
 
 
 def _note_result(run: Run, key: Key, result: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -50,12 +51,12 @@ class StagedCall:
         counts: list[int] = []
         for start in range(0, len(batch.owners), guard.batch_size):
             part = (start, min(start + guard.batch_size, len(batch.owners)))
-            converting = self._timed(lambda part=part: convert(batch, *part))[1]  # type: ignore[misc]
-            (inputs, extent, count), loading = self._timed(lambda part=part: views.load(*part))  # type: ignore[misc]
+            converting = self._timed(partial(convert, batch, *part))[1]
+            (inputs, extent, count), loading = self._timed(partial(views.load, *part))
             spent["convert"] += min(converting, loading)
             spent["preprocess"] += max(0.0, loading - converting)
             for some in inputs.split(guard.batch_size):
-                scored, seconds = self._timed(lambda some=some: classifier.probabilities(some))  # type: ignore[misc]
+                scored, seconds = self._timed(partial(classifier.probabilities, some))
                 spent["forward"] += seconds
                 probabilities.append(scored)
             extents.append(extent)

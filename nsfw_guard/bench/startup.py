@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load():
     load_file(os.path.join(given["folder"], given["weights"]))
 def read():
     for tensor in load_file(os.path.join(given["folder"], given["weights"])).values():
-        tensor.view(torch.uint8).max() if tensor.numel() else None
+        tensor.flatten().view(torch.uint8).max()
 def on_meta():
     with torch.device("meta"):
         Auto.from_config(config)
@@ -105,11 +106,9 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
         cases: dict[str, Callable[[], dict[str, float]]] = {"import": lambda: fresh(_IMPORT)}
         for source in sources:
             given = _given(source)
-            cases[f"reference {source.name}"] = lambda given=given: fresh(_REFERENCE, given)  # type: ignore[misc]
+            cases[f"reference {source.name}"] = partial(fresh, _REFERENCE, given)
             for dtype in settings.dtypes or (given["stored"], "auto"):
-                cases[f"guard {source.name} {dtype}"] = (  # type: ignore[misc]
-                    lambda given=given, dtype=dtype: fresh(_GUARD, {**given, "dtype": dtype})
-                )
+                cases[f"guard {source.name} {dtype}"] = partial(fresh, _GUARD, {**given, "dtype": dtype})
         samples = interleave(
             cases,
             rounds=settings.rounds,
@@ -166,8 +165,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     notes = [
         f"Medians (least–most) of {report['rounds']} interleaved rounds. Goal: ≤ {GOAL_RATIO} of load_file and the "
-        "module's construction. load_file maps the file and reads nothing; the guard looks at every weight once, for "
-        "NaN.",
+        "module's construction, on the meta device or by its library's default. load_file maps the file and reads "
+        "nothing; the guard looks at every weight once, for NaN.",
         *footer(report),
     ]
     console.print(Text("\n".join(notes), style="dim"), soft_wrap=True)
@@ -201,17 +200,17 @@ def _row(source: Source, samples: Mapping[str, list[dict[str, float]]]) -> dict[
         if case.startswith(f"guard {source.name} ")
     }
     names = {
-        "load_file": "safetensors' load_file",
-        "load_file, read": "the same, and every byte read",
-        "meta": "the module on the meta device",
-        "default": "the module by its library's default",
+        "load_file": "load_file",
+        "load_file, read": "load_file, every byte read",
+        "meta": "module on meta",
+        "default": "module by default",
     }
     ms = {text: _pair(reference, name) for name, text in names.items()}
     ratios: dict[str, Any] = {}
     for dtype, found in guards.items():
-        ms[f"NsfwGuard(dtype={dtype!r})"] = _pair(found, "guard")
+        ms[f"guard {dtype}"] = _pair(found, "guard")
         for module in ("meta", "default"):
-            ratios[f"{dtype} ÷ (load_file + {names[module]})"] = {
+            ratios[f"guard {dtype} ÷ (load_file + {names[module]})"] = {
                 when: _ratio(found, reference, module, again) for when, again in (("first", ""), ("again", " again"))
             }
     return {"model": source.name, "ms": ms, "ratios": ratios}
