@@ -522,8 +522,9 @@ def test_goals_that_were_not_measured_are_said_in_words(name, model, dtype, why)
 def test_every_goal_is_met_missed_or_said():
     for device in ("cpu", "cuda"):
         rows = find_ratios(facts(device=device))
-        said = sum(len(row["goals"]) for row in rows)
-        assert said == sum(goal.device in ("", device) for goal in targets.GOALS)
+        assert sum(len(row["goals"]) for row in rows) == len(targets.GOALS)
+        other = [row["missing"] for row in rows if "this ran on" in row.get("missing", "")]
+        assert len(other) == sum(goal.device != device for goal in targets.GOALS) > 0
 
 
 @pytest.mark.parametrize(
@@ -547,9 +548,9 @@ def test_a_run_times_everything_the_same_number_of_times(run_of_tiny):
         (dtype, *place) for dtype in ("float32", "bfloat16") for place in ((64, 4), (96, 4), (64, 1))
     }
     assert all(run_of_tiny.flagged[key] == 1 for key in guards)
-    # Twice as wide as high and more: the squashed whole, and tiles.
+    # More than twice as wide as high: the squashed whole, and three tiles.
     assert {run_of_tiny.views[key] / key.batch for key in guards if key.width == 64} == {1}
-    assert {run_of_tiny.views[key] / key.batch for key in guards if key.width == 96} == {5}
+    assert {run_of_tiny.views[key] / key.batch for key in guards if key.width == 96} == {4}
 
 
 def test_the_report_is_plain_and_complete(report):
@@ -598,7 +599,7 @@ def test_what_is_printed_has_every_figure_and_what_is_missing(report):
         "falconsai was not among the models",
         "float32 matmul precision",
         "GFLOP/s",
-        "views per image: 1 at 64x48, 5 at 96x40",
+        "views per image: 1 at 64x48, 4 at 96x40",
     ):
         assert words in text, words
 

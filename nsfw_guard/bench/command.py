@@ -158,7 +158,9 @@ def _measure(
             if what == "memory":
                 from . import footprint
 
-                return footprint.measure(settings, images or footprint.IMAGES, on_step), footprint.show
+                return footprint.measure(
+                    settings, footprint.IMAGES if images is None else images, on_step
+                ), footprint.show
             from . import report, speed
             from .show import show
 

@@ -58,7 +58,8 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
             (_lines if lines else _bars)(axes, rows, some)
             axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
             if lines:
-                axes.set_xlabel("batch size" if some is by_batch else "size of the images")
+                size, batch = "x".join(map(str, main["size"])), main["batch"]
+                axes.set_xlabel(f"batch size, at {size}" if some is by_batch else f"size, in batches of {batch}")
     for row_of_axes in grid if lines else []:
         row_of_axes[0].set_ylabel("ms per image")
         handles, labels = row_of_axes[0].get_legend_handles_labels()
@@ -87,12 +88,14 @@ def _height(report: Mapping[str, Any], lines: bool) -> float:
 
 def _lines(axes: Any, rows: list[Any], loads: list[Any]) -> None:
     """One line for each way to check, over the kinds of batches, with the spread as a band."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for (_, _, name), series in _series(rows).items():
         found = [(place, row) for place, load in enumerate(loads) if (row := _at(series, load)) is not None]
         if not found:
             continue
         color, line, width = _LOOKS[series[0]["kind"]]
-        line = ":" if series[0]["dtype"] == "float32" and series[0]["kind"] == "guard" else line
+        line = ":" if series[0]["dtype"] == "float32" and series[0]["kind"] in ("guard", "bare") else line
         line = "-." if series[0]["dtype"] == "bfloat16" and series[0]["kind"] == "stock" else line
         places = [place for place, _ in found]
         spreads = [row["ms_per_image"] for _, row in found]
@@ -104,7 +107,9 @@ def _lines(axes: Any, rows: list[Any], loads: list[Any]) -> None:
     same_size = len({tuple(load["size"]) for load in loads}) == 1
     names = [str(load["batch"]) if same_size else f"{load['size'][0]}x{load['size'][1]}" for load in loads]
     axes.set_xticks(range(len(loads)), names)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="both", axis="y", color="#d0d7de", lw=0.5)
 
 

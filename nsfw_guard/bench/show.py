@@ -122,7 +122,7 @@ def ratios(report: Report) -> Table:
         title_style="bold",
     )
     table.add_column("ratio")
-    table.add_column("goal", no_wrap=True)
+    table.add_column("goal \\[target]", no_wrap=True)
     for load in loads:
         table.add_column(load_name(load), justify="right")
     rows: dict[tuple[str, str, str], list[Any]] = {}
