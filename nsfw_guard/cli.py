@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
+from .bench.command import bench
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 
@@ -309,3 +310,6 @@ def _failing_as_2() -> Iterator[None]:
 def _fail(error: Exception) -> NoReturn:
     _err.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
     raise typer.Exit(FAILED) from error
+
+
+app.command()(_failing_as_2()(bench))
