@@ -160,14 +160,16 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options:
         return F.scaled_dot_product_attention(query, key, value, *args, **options)
     images, heads, tokens, width = query.shape
     scale = width**-0.5 if given.get("scale") is None else given["scale"]
-    query, key, value = (part.reshape(-1, tokens, width) for part in (query, key, value))
-    result = torch.empty_like(query)
+    result = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    ignored = query.new_empty(())  # by beta=0
     step = max(1, _IN_CACHE // tokens**2)
-    for start in range(0, len(query), step):
-        part = slice(start, start + step)
-        weights = torch.bmm(query[part] * scale, key[part].transpose(1, 2)).softmax(dim=-1)
-        torch.bmm(weights, value[part], out=result[part])
-    return result.view(images, heads, tokens, width)
+    for image in range(images):
+        for start in range(0, heads, step):
+            part = (image, slice(start, min(start + step, heads)))
+            keys = key[part].transpose(1, 2)
+            products = torch.baddbmm(ignored.expand(len(keys), tokens, tokens), query[part], keys, beta=0, alpha=scale)
+            torch.bmm(products.softmax(dim=-1), value[part], out=result[part])
+    return result
 
 
 def _is_plain(network: nn.Module) -> bool:

@@ -184,9 +184,9 @@ class Stack:
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
         """Return a copy with some images' pixels replaced; see ``ImageBatch.replace``."""
-        copy = self.data.detach().clone()
-        for index, (pixels,) in redacted.items():
-            copy[index] = self._as_written(pixels, copy[index])
+        copy = torch.empty_like(self.data)
+        for index, image in enumerate(self.data.detach()):
+            copy[index] = self._as_written(redacted[index][0], image) if index in redacted else image
         if isinstance(self.original, np.ndarray):
             array = copy.movedim(1, -1).numpy()
             return array if self.original.ndim == 4 else array[0]

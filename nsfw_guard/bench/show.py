@@ -57,9 +57,9 @@ def _headlines(report: Report) -> list[Text]:
         words = [f"{guard['ms_per_image']['median']:.4g} ms per image ({guard['dtype']})"]
         for ratio, text in (
             ("guard / bare", "{:.2f}× the bare forward"),
-            ("stock float32 / guard", "{:.1f}× faster than the stock checker in float32"),
-            ("pipeline / guard", "{:.1f}× faster than transformers.pipeline"),
-            ("recipe / guard", "{:.1f}× faster than Freepik's recipe"),
+            ("stock float32 / guard", "{:.1f}× as fast as the stock checker in float32"),
+            ("pipeline / guard", "{:.1f}× as fast as transformers.pipeline"),
+            ("recipe / guard", "{:.1f}× as fast as Freepik's recipe"),
         ):
             found = _ratio(report, ratio, model["model"], guard["dtype"], main)
             if found is not None:
@@ -117,7 +117,7 @@ def ratios(report: Report) -> Table:
     """Every ratio with its interval, the kinds of batches side by side, and what was hoped for."""
     loads = report["workloads"]
     table = Table(
-        title=f"Ratios: median (least–most) over {report['rounds']} interleaved rounds",
+        title=f"Ratios: median (least–most) over {report['rounds']} interleaved round{'s' * (report['rounds'] != 1)}",
         title_justify="left",
         title_style="bold",
     )

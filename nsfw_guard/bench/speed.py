@@ -61,6 +61,8 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None] = lambda wor
             f"{run.rounds} of {settings.rounds} rounds were made in the {settings.minutes:g} minutes; "
             "--minutes gives more."
         )
+    if run.rounds < LEAST_ROUNDS:
+        run.notes.append(f"Fewer than {LEAST_ROUNDS} rounds show no spread: take these figures as a first look.")
     run.seconds = time.perf_counter() - start
     return run
 
