@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WHAT = ("speed", "memory", "startup")
 STDOUT = "-"
+FILE_WIDTH = 140
 
 
 def bench(
@@ -125,7 +126,8 @@ def bench(
     if as_json == STDOUT:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
-        show(report, Console())
+        # A file has no width; what is written there is for a wide window.
+        show(report, Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH))
     if plot is not None:
         from .plot import plot as draw
 

@@ -29,7 +29,7 @@ def show(report: Report, console: Console) -> None:
     console.print()
     console.print(Panel(Group(*_headlines(report)), title="nsfw-guard bench", title_align="left", expand=False))
     console.print(times(report, wide=console.width >= _NARROW))
-    console.print(ratios(report))
+    console.print(ratios(report, wide=console.width >= _NARROW))
     for part in (unmeasured(report), stages(report), traffic(report)):
         if part is not None:
             console.print(part, soft_wrap=isinstance(part, Text))
@@ -77,9 +77,9 @@ def times(report: Report, *, wide: bool = True) -> Table:
     table.add_column(load_name(main), justify="right", no_wrap=True)
     if wide:
         table.add_column("", width=_BAR, no_wrap=True)
-    table.add_column("images/s", justify="right")
-    table.add_column("first call", justify="right")
-    table.add_column("peak MB" if report["device"].startswith("cuda") else "extra MB", justify="right")
+        table.add_column("images/s", justify="right")
+        table.add_column("first call", justify="right")
+        table.add_column("peak MB" if report["device"].startswith("cuda") else "extra MB", justify="right")
     for load in others:
         table.add_column(load_name(load), justify="right", no_wrap=True)
     shown = [row for row in report["results"] if row["batch"] == main["batch"] and row["size"] in (None, main["size"])]
@@ -94,11 +94,11 @@ def times(report: Report, *, wide: bool = True) -> Table:
         if wide:
             part = row["ms_per_image"]["median"] / longest
             cells.append(Text("█" * max(1, round(_BAR * part)), style=_style(row)))
-        cells += [
-            f"{row['images_per_second']:.3g}",
-            f"{row['first_call_ms']:.4g} ms",
-            "not measured" if peak is None else f"{peak:.0f}",
-        ]
+            cells += [
+                f"{row['images_per_second']:.3g}",
+                f"{row['first_call_ms']:.4g} ms",
+                "–" if peak is None else f"{peak:.0f}",
+            ]
         for load in others:
             other = _same(report, row, load)
             cells.append("" if other is None else _spread(other["ms_per_image"]))
@@ -113,7 +113,7 @@ def times(report: Report, *, wide: bool = True) -> Table:
     return table
 
 
-def ratios(report: Report) -> Table:
+def ratios(report: Report, *, wide: bool = True) -> Table:
     """Every ratio with its interval, the kinds of batches side by side, and what was hoped for."""
     loads = report["workloads"]
     table = Table(
@@ -121,8 +121,9 @@ def ratios(report: Report) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("ratio")
-    table.add_column("goal \\[target]", no_wrap=True)
+    table.add_column("ratio" if wide else "ratio, goal \\[target]")
+    if wide:
+        table.add_column("goal \\[target]", no_wrap=True)
     for load in loads:
         table.add_column(load_name(load), justify="right")
     rows: dict[tuple[str, str, str], list[Any]] = {}
@@ -135,10 +136,9 @@ def ratios(report: Report) -> Table:
             table.add_section()
         last = model
         goals = [goal for row in found for goal in row["goals"]]
-        cells: list[RenderableType] = [
-            Text(f"{model} {SHORT_DTYPES.get(dtype, dtype)}: {name}"),
-            ", ".join(f"{goal['goal']} [{goal['target']}]".replace("[", "\\[") for goal in goals),
-        ]
+        label = f"{model} {SHORT_DTYPES.get(dtype, dtype)}: {name}"
+        hoped = ", ".join(f"{goal['goal']} [{goal['target']}]" for goal in goals)
+        cells: list[RenderableType] = [Text(label), Text(hoped)] if wide else [Text(f"{label} {hoped}".strip())]
         for load in loads:
             cells.append(next((_cell(row) for row in found if _is_of(row, load)), Text("")))
         table.add_row(*cells)
