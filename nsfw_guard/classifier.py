@@ -6,11 +6,13 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .cards import ModelCard
 from .checkpoint import INDEX, WEIGHTS, labels_of, read_config
@@ -70,7 +72,7 @@ class Classifier(nn.Module):
         labels = labels_of(read_config(folder), folder)
         try:
             # Older releases of transformers draw random weights first; the process's random numbers are the user's.
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _NothingToInitialise():
                 # All three formats are read by this one call; it maps the file and converts older tensor names.
                 network, report = transformers.AutoModelForImageClassification.from_pretrained(
                     folder,
@@ -180,6 +182,23 @@ class Classifier(nn.Module):
             elif not count:
                 problems[owner] = problems[owner] or "too_long"
         return Scores(self.card, self.labels, tuple(map(tuple, images)), tuple(problems))
+
+
+class _NothingToInitialise(TorchFunctionMode):
+    """Within it, nothing is done to values of tensors on the meta device, which have none.
+
+    Libraries build a network there before the checkpoint's weights take the place of its own, and initialising those
+    takes longer than everything else.
+    """
+
+    _INITIALISING = frozenset(
+        ["uniform_", "normal_", "erfinv_", "mul_", "add_", "sub_", "div_", "clamp_", "zero_", "fill_"]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in self._INITIALISING and args and getattr(args[0], "is_meta", False):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

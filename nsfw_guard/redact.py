@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,21 +89,35 @@ class Redaction:
         raise SettingError(f"redaction is {value!r}; expected a Redaction or one of {', '.join(map(repr, KINDS))}.")
 
 
-def redact_flagged(images: ImageBatch, verdicts: list[Verdict], redaction: Redaction) -> dict[int, list[Tensor]]:
-    """Redact what was flagged.
+class Redacted(Mapping[int, list[Tensor]]):
+    """Image index → its redacted frames, each ``[3, H, W]``, float32, in [0, 1].
 
-    Returns:
-        Image index → its frames, each ``[3, H, W]``, float32, in [0, 1]. Nothing for ``Redaction("none")``.
+    They are made when they are asked for: what is held at a time is one image, whatever the batch.
     """
-    if redaction.kind == "none":
-        return {}
-    redacted = {}
-    for index, verdict in enumerate(verdicts):
-        if verdict.flagged:
-            frames = images.frames(index)
-            shown = fill if verdict.reason in FILLED_REASONS and redaction.kind != "replace" else redact
-            redacted[index] = [shown(frame, redaction) for frame in frames]
-    return redacted
+
+    def __init__(self, images: ImageBatch, reasons: dict[int, str | None], redaction: Redaction) -> None:
+        self._images = images
+        self._reasons = reasons
+        self._redaction = redaction
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        filled = self._reasons[index] in FILLED_REASONS and self._redaction.kind != "replace"
+        return [(fill if filled else redact)(frame, self._redaction) for frame in self._images.frames(index)]
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._reasons
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._reasons)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+
+def redact_flagged(images: ImageBatch, verdicts: list[Verdict], redaction: Redaction) -> Redacted:
+    """Redact what was flagged; nothing for ``Redaction("none")``."""
+    flagged = {index: verdict.reason for index, verdict in enumerate(verdicts) if verdict.flagged}
+    return Redacted(images, {} if redaction.kind == "none" else flagged, redaction)
 
 
 def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
