@@ -6,6 +6,7 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -19,6 +20,9 @@ from .placement import out_of_memory
 from .preprocess import ViewBatch
 from .verdict import Scores
 
+if TYPE_CHECKING:
+    from .onnx_runtime import OnnxForward
+
 # transformers renamed the argument in 4.56.
 _DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
 
@@ -31,6 +35,7 @@ class Classifier(nn.Module):
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
+        onnx: What computes the logits instead of the network, if anything does.
     """
 
     def __init__(self, network: transformers.PreTrainedModel, card: ModelCard, labels: tuple[str, ...]) -> None:
@@ -47,6 +52,7 @@ class Classifier(nn.Module):
         self.preprocess = card.preprocess
         self.card = card
         self.labels = labels
+        self.onnx: OnnxForward | None = None
 
     @classmethod
     def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype) -> Classifier:
@@ -97,7 +103,10 @@ class Classifier(nn.Module):
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
         # The wrapper around timm models casts to the device of its weights, which is none when they are offloaded.
         timm_model = getattr(self.network, "timm_model", None)
-        logits: Tensor = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
+        if self.onnx is not None:
+            logits: Tensor = self.onnx(inputs)
+        else:
+            logits = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
         if logits.shape != (len(inputs), len(self.labels)):
             raise CheckpointError(
                 f"The model gave logits of the shape {tuple(logits.shape)}; "

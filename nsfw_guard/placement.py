@@ -22,8 +22,20 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         return None
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.')
+        hint = ' "int8" goes with runtime="onnx".' if dtype in ("int8", torch.int8) else ""
+        raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.{hint}')
     return found
+
+
+def parse_runtime(runtime: str) -> str:
+    """Return what computes the logits: ``"torch"``, also for ``"auto"``, or ``"onnx"``, which nobody gets unasked.
+
+    Raises:
+        SettingError: There is no such runtime.
+    """
+    if runtime not in ("auto", "torch", "onnx"):
+        raise SettingError(f'runtime is {runtime!r}; expected "auto", "torch" or "onnx".')
+    return "onnx" if runtime == "onnx" else "torch"
 
 
 def parse_device(device: str | int | torch.device | None) -> torch.device | None:
