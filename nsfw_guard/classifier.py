@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
-        onnx: What computes the logits instead of the network, if anything does.
+        onnx: What computes the logits instead of the network; ``None``: the network does.
     """
 
     def __init__(self, network: transformers.PreTrainedModel, card: ModelCard, labels: tuple[str, ...]) -> None:
@@ -55,17 +55,19 @@ class Classifier(nn.Module):
         self.onnx: OnnxForward | None = None
 
     @classmethod
-    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype) -> Classifier:
+    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype, onnx: str | None = None) -> Classifier:
         """Load a checkpoint folder in any of its three formats: transformers, transformers' timm wrapper, plain timm.
 
         Args:
             folder: With ``config.json`` and safetensors.
             card: The card of the model, preprocessing included.
             dtype: Of the weights in memory.
+            onnx: ``"float32"`` or ``"int8"``, to compute on ONNX Runtime in that precision; the dtype is float32 then.
 
         Raises:
             CheckpointError: Weights that are broken, non-finite, missing, surplus or of another shape than the config
-                says; a config that transformers cannot read; labels that are not the card's.
+                says; a config that transformers cannot read; labels that are not the card's; an export to ONNX that
+                fails or computes something else.
         """
         labels = labels_of(read_config(folder), folder)
         try:
@@ -97,7 +99,12 @@ class Classifier(nn.Module):
         for name, weights in network.named_parameters():
             if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
                 raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
-        return cls(network, card, labels)
+        classifier = cls(network, card, labels)
+        if onnx is not None:
+            from .onnx_runtime import OnnxForward
+
+            classifier.onnx = OnnxForward(network, labels, classifier.preprocess, precision=onnx)
+        return classifier
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
@@ -140,6 +147,8 @@ class Classifier(nn.Module):
             stop = min(start + batch_size, total)
             try:
                 inputs, extent, count = views.load(start, stop)
+                if self.onnx is not None:
+                    self.onnx.say_copying(inputs.device)
                 scored = [self.probabilities(part.to(device)) for part in inputs.split(batch_size) if len(part)]
             except RuntimeError as error:
                 if batch_size == 1 or not out_of_memory(error):

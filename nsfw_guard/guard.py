@@ -57,8 +57,7 @@ class NsfwGuard(PreTrainedModel):
         device: Where to classify; ``None`` follows the images.
         dtype: ``"auto"`` takes the checkpoint's own or a faster one that the device runs natively, and follows
             ``pipe.to(dtype)``; a dtype stays what it is.
-        runtime: ``"auto"`` and ``"torch"`` compute with torch; ``"onnx"`` with ONNX Runtime on the CPU, wherever the
-            images are, in float32, or faster and less exactly with ``dtype="int8"``.
+        runtime: ``"auto"`` is ``"torch"``; ``"onnx"`` is ONNX Runtime on the CPU, in float32 or with ``dtype="int8"``.
         views: ``"auto"`` shows the model every part of an image; ``"card"`` only what the card's own preprocessing
             shows.
         revision: A Hub revision instead of the card's own.
@@ -94,15 +93,10 @@ class NsfwGuard(PreTrainedModel):
             raise SettingError(f'views is {views!r}; expected "auto" or "card".')
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of at least 1.")
-        precision = None
-        if parse_runtime(runtime) == "onnx":
-            from .onnx_runtime import OnnxForward, parse_settings
-
-            precision = parse_settings(device, dtype)
-            device, dtype = "cpu", "float32"
         self.redaction = Redaction.parse(redaction)
         self.views = views
         self.batch_size = batch_size
+        self._precision, device, dtype = parse_runtime(runtime, device, dtype)
         self._pinned_device = parse_device(device)
         self._pinned_dtype = parse_dtype(dtype)
         self._this_thread = _PerThread()
@@ -113,12 +107,10 @@ class NsfwGuard(PreTrainedModel):
         self._dtype_follows_device = self._pinned_dtype is None
         start = self._pinned_device or torch.device("cpu")
         loaded_as = self._pinned_dtype or fastest_dtype(start, self._stored_dtype)
-        self.classifier = Classifier.load(folder, card, dtype=loaded_as)
+        self.classifier = Classifier.load(folder, card, dtype=loaded_as, onnx=self._precision)
         self.policy.validate_for(self.classifier.labels)
         self.requires_grad_(False)
         self.eval()
-        if precision is not None:
-            self.classifier.onnx = OnnxForward(self.classifier, precision)
         self._place(start)
 
     @property
@@ -262,10 +254,9 @@ class NsfwGuard(PreTrainedModel):
             "redaction": redaction,
             "views": self.views,
             "batch_size": self.batch_size,
-            "dtype": "auto" if self._pinned_dtype is None else str(self._pinned_dtype),
+            "dtype": self._precision or ("auto" if self._pinned_dtype is None else str(self._pinned_dtype)),
+            "runtime": "onnx" if self._precision else "auto",
         }
-        if self.classifier.onnx is not None:
-            settings |= {"runtime": "onnx", "dtype": self.classifier.onnx.precision}
         saved = {"card": self.card.to_dict(), "guard": settings}
         (folder / SAVED_FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
@@ -309,8 +300,8 @@ class NsfwGuard(PreTrainedModel):
 
     def describe(self) -> dict[str, Any]:
         """Return what the guard is set to, as plain values: model, policy, redaction, views, device, dtype."""
-        weights, onnx = next(self.parameters()), self.classifier.onnx
-        described: dict[str, Any] = {
+        weights = next(self.parameters())
+        return {
             "model": self.card.identity,
             "labels": {label: self.card.levels[label].name.lower() for label in self.classifier.labels},
             "policy": {"level": self.policy.level.name.lower(), "threshold": self.policy.threshold},
@@ -318,10 +309,8 @@ class NsfwGuard(PreTrainedModel):
             "views": self.views,
             "device": str(weights.device),
             "dtype": str(weights.dtype),
+            **(self.classifier.onnx.describe() if self.classifier.onnx else {}),
         }
-        if onnx is not None:
-            described |= {"dtype": onnx.precision, "forward": onnx.describe()}
-        return described
 
     @torch.compiler.disable  # a compiled graph would lose what is written to a thread's own storage
     def _remember(self, verdicts: list[Verdict] | None) -> None:
@@ -329,8 +318,6 @@ class NsfwGuard(PreTrainedModel):
 
     def _place(self, images_device: torch.device | None) -> torch.device:
         """Bring the weights to the device of the images, unless it is pinned or a host's hooks decide; return it."""
-        if self.classifier.onnx is not None:
-            self.classifier.onnx.say_copying(images_device)
         if is_hooked(self):
             fire_hook(self)
             return self._pinned_device or images_device or execution_device(self)

@@ -25,7 +25,7 @@ from .onnx_export import INPUT, OUTPUT, adds_up_int8_exactly, export, quantise, 
 from .preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
-    from .classifier import Classifier
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ class OnnxForward:
     What was exported decides: changing the weights of the torch network afterwards has no effect.
 
     Args:
-        classifier: With the network as it was loaded, in float32 on the CPU.
+        network: As it was loaded, in float32 on the CPU.
+        labels: Label names in the order of its outputs.
+        spec: Its preprocessing.
         precision: ``"float32"`` or ``"int8"``.
 
     Raises:
@@ -104,23 +106,23 @@ class OnnxForward:
         CheckpointError: The network cannot be exported, or the graph computes something else.
     """
 
-    def __init__(self, classifier: Classifier, precision: str) -> None:
+    def __init__(
+        self, network: PreTrainedModel, labels: tuple[str, ...], spec: PreprocessSpec, *, precision: str
+    ) -> None:
         self.precision = precision
-        self._network = classifier.network
-        self._labels = classifier.labels
-        self._spec = classifier.preprocess
+        self._network = network
+        self._labels = labels
+        self._spec = spec
         self._signed = adds_up_int8_exactly()
-        self._weights = _digest(classifier)
+        self._weights = _digest(network)
         self._session = _Session()
         self._said_copying = False
         self._open()
 
-    def describe(self) -> dict[str, str]:
-        """Return which path computes the logits, and why."""
-        return {
-            "path": f"ONNX Runtime {self.precision}",
-            "why": f"runtime='onnx', dtype='{self.precision}'",
-        }
+    def describe(self) -> dict[str, Any]:
+        """Return the precision as ``dtype``, and as ``forward`` which path computes the logits, and why."""
+        why = f"runtime='onnx', dtype='{self.precision}'"
+        return {"dtype": self.precision, "forward": {"path": f"ONNX Runtime {self.precision}", "why": why}}
 
     @torch.compiler.disable
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -139,9 +141,9 @@ class OnnxForward:
         logits[~pixels.flatten(1).isfinite().all(1)] = torch.nan
         return logits.to(inputs.device)
 
-    def say_copying(self, device: torch.device | None) -> None:
-        """Say once that the images are on another device than the CPU."""
-        if device is not None and device.type != "cpu" and not self._said_copying:
+    def say_copying(self, device: torch.device) -> None:
+        """Say once that the model input is on another device than the CPU."""
+        if device.type != "cpu" and not self._said_copying:
             self._said_copying = True
             logger.warning(
                 'The images are on %s, and runtime="onnx" computes on the CPU: what the model is shown is copied there '
@@ -271,12 +273,12 @@ def _preprocessing(spec: PreprocessSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
-def _digest(classifier: Classifier) -> str:
+def _digest(network: PreTrainedModel) -> str:
     """Hash of the weights and of the config that says what to compute with them."""
-    config = classifier.network.config.to_dict()
+    config = network.config.to_dict()
     config.pop("_name_or_path", None)  # the same checkpoint elsewhere is the same checkpoint
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weights in sorted(classifier.network.state_dict().items()):
+    for name, weights in sorted(network.state_dict().items()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
         digest.update(weights.detach().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
