@@ -6,7 +6,7 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -22,6 +22,9 @@ from .placement import out_of_memory
 from .preprocess import ViewBatch
 from .verdict import Scores
 
+if TYPE_CHECKING:
+    from .onnx_runtime import OnnxForward
+
 # transformers renamed the argument in 4.56.
 _DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
 
@@ -35,6 +38,7 @@ class Classifier(nn.Module):
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
+        onnx: What computes the logits instead of the network; ``None``: the network does.
     """
 
     def __init__(
@@ -54,9 +58,12 @@ class Classifier(nn.Module):
         self.preprocess = card.preprocess
         self.card = card
         self.labels = labels
+        self.onnx: OnnxForward | None = None
 
     @classmethod
-    def load(cls, folder: Path, card: ModelCard, *, dtype: torch.dtype, runtime: str = "auto") -> Classifier:
+    def load(
+        cls, folder: Path, card: ModelCard, *, dtype: torch.dtype, runtime: str = "auto", onnx: str | None = None
+    ) -> Classifier:
         """Load a checkpoint folder in any of its three formats: transformers, transformers' timm wrapper, plain timm.
 
         Args:
@@ -64,10 +71,12 @@ class Classifier(nn.Module):
             card: The card of the model, preprocessing included.
             dtype: Of the weights in memory.
             runtime: See ``Forward``.
+            onnx: ``"float32"`` or ``"int8"``, to compute on ONNX Runtime in that precision; the dtype is float32 then.
 
         Raises:
             CheckpointError: Weights that are broken, non-finite, missing, surplus or of another shape than the config
-                says; a config that transformers cannot read; labels that are not the card's.
+                says; a config that transformers cannot read; labels that are not the card's; an export to ONNX that
+                fails or computes something else.
         """
         labels = labels_of(read_config(folder), folder)
         try:
@@ -99,13 +108,21 @@ class Classifier(nn.Module):
         for name, weights in network.named_parameters():
             if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
                 raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
-        return cls(network, card, labels, runtime=runtime)
+        classifier = cls(network, card, labels, runtime=runtime)
+        if onnx is not None:
+            from .onnx_runtime import OnnxForward
+
+            classifier.onnx = OnnxForward(network, labels, classifier.preprocess, precision=onnx)
+        return classifier
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
         # The wrapper around timm models casts to the device of its weights, which is none when they are offloaded.
         timm_model = getattr(self.network, "timm_model", None)
-        logits: Tensor = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
+        if self.onnx is not None:
+            logits: Tensor = self.onnx(inputs)
+        else:
+            logits = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
         if logits.shape != (len(inputs), len(self.labels)):
             raise CheckpointError(
                 f"The model gave logits of the shape {tuple(logits.shape)}; "
@@ -150,6 +167,8 @@ class Classifier(nn.Module):
             stop = min(start + batch_size, total)
             try:
                 inputs, extent, count = views.load(start, stop)
+                if self.onnx is not None:
+                    self.onnx.say_copying(inputs.device)
                 scored = [self.probabilities(part.to(device)) for part in inputs.split(batch_size) if len(part)]
             except RuntimeError as error:
                 if batch_size == 1 or not out_of_memory(error):

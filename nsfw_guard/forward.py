@@ -20,7 +20,6 @@ from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "torch")
 # Graphs that are kept at once; each has its own input and shares the memory for everything between.
 MAX_GRAPHS = 16
 # After so many that were outdated when they were needed, no more are captured: that takes longer than it saves.
@@ -40,7 +39,7 @@ class Forward:
     why. Copies and pickles start anew.
 
     Args:
-        runtime: ``"auto"``, or ``"torch"`` for the library's own eager forward everywhere.
+        runtime: ``"auto"``; any other runs what it is given as it is.
     """
 
     def __init__(self, runtime: str = "auto") -> None:
@@ -94,9 +93,9 @@ class Forward:
         return path, "; ".join([why, *self._failed.values()])
 
     def _choose(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-        if self.runtime == "torch" and not _is_compiled(network):
-            return "eager", 'runtime="torch"'
-        if self.runtime != "torch" and device.type == "cuda" and "CUDA graph" not in self._failed:
+        if self.runtime != "auto" and not _is_compiled(network):
+            return "eager", f'runtime="{self.runtime}"'
+        if self.runtime == "auto" and device.type == "cuda" and "CUDA graph" not in self._failed:
             return "CUDA graph", "one launch for all kernels, from the second batch of a shape on"
         if _is_compiled(network):
             return "torch.compile", "compile() was called"

@@ -16,9 +16,8 @@ from .cards import ModelCard
 from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
 from .errors import ImageError, SettingError
-from .forward import RUNTIMES
 from .images import ImageBatch, read_images
-from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype
+from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype, parse_runtime
 from .policy import Policy
 from .preprocess import VIEWS, ViewBatch, kernels
 from .redact import Redaction, denormalize_flagged, redact_flagged
@@ -63,8 +62,8 @@ class NsfwGuard(PreTrainedModel):
         revision: A Hub revision instead of the card's own.
         card: The card of a folder or Hub id that has none: a ``ModelCard`` or the name of one.
         batch_size: Most views in one forward pass; halved by itself when memory runs out.
-        runtime: ``"auto"`` runs the network the fastest way that the device has; ``"torch"`` is the library's own eager
-            forward.
+        runtime: ``"auto"`` runs the network the fastest way that PyTorch has for the device; ``"torch"`` is the library's
+            own eager forward; ``"onnx"`` is ONNX Runtime on the CPU, in float32 or with ``dtype="int8"``.
         local_files_only: Never ask the Hub.
 
     Raises:
@@ -95,11 +94,10 @@ class NsfwGuard(PreTrainedModel):
             raise SettingError(f'views is {views!r}; expected "auto" or "card".')
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of at least 1.")
-        if runtime not in RUNTIMES:
-            raise SettingError(f"runtime is {runtime!r}; expected one of {', '.join(map(repr, RUNTIMES))}.")
         self.redaction = Redaction.parse(redaction)
         self.views = views
         self.batch_size = batch_size
+        self._precision, device, dtype = parse_runtime(runtime, device, dtype)
         self._pinned_device = parse_device(device)
         self._pinned_dtype = parse_dtype(dtype)
         self._this_thread = _PerThread()
@@ -110,7 +108,7 @@ class NsfwGuard(PreTrainedModel):
         self._dtype_follows_device = self._pinned_dtype is None
         start = self._pinned_device or torch.device("cpu")
         loaded_as = self._pinned_dtype or fastest_dtype(start, self._stored_dtype)
-        self.classifier = Classifier.load(folder, card, dtype=loaded_as, runtime=runtime)
+        self.classifier = Classifier.load(folder, card, dtype=loaded_as, runtime=runtime, onnx=self._precision)
         self.policy.validate_for(self.classifier.labels)
         self.requires_grad_(False)
         self.eval()
@@ -252,8 +250,8 @@ class NsfwGuard(PreTrainedModel):
             "redaction": redaction,
             "views": self.views,
             "batch_size": self.batch_size,
+            "dtype": self._precision or ("auto" if self._pinned_dtype is None else str(self._pinned_dtype)),
             "runtime": self.classifier.forward_path.runtime,
-            "dtype": "auto" if self._pinned_dtype is None else str(self._pinned_dtype),
         }
         saved = {"card": self.card.to_dict(), "guard": settings}
         (folder / SAVED_FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
@@ -315,6 +313,7 @@ class NsfwGuard(PreTrainedModel):
             "dtype": str(weights.dtype),
             "preprocess": kernels(device)[1],
             "forward": {"path": path, "why": why},
+            **(self.classifier.onnx.describe() if self.classifier.onnx else {}),
         }
 
     @torch.compiler.disable  # a compiled graph would lose what is written to a thread's own storage

@@ -23,8 +23,29 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         return None
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.')
+        hint = ' "int8" goes with runtime="onnx".' if dtype in ("int8", torch.int8) else ""
+        raise SettingError(f'dtype is {dtype!r}; expected "auto" or one of {", ".join(map(repr, DTYPES))}.{hint}')
     return found
+
+
+def parse_runtime(runtime: str, device: Any, dtype: Any) -> tuple[str | None, Any, Any]:
+    """Return the precision on ONNX Runtime, which nobody gets unasked, and the device and dtype of the weights.
+
+    Args:
+        runtime: ``"auto"`` and ``"torch"`` leave device and dtype as they are, and the precision is ``None``.
+        device: As given to the guard.
+        dtype: As given to the guard.
+
+    Raises:
+        SettingError: There is no such runtime, or it has no such device or dtype, or it is not installed.
+    """
+    if runtime not in ("auto", "torch", "onnx"):
+        raise SettingError(f'runtime is {runtime!r}; expected "auto", "torch" or "onnx".')
+    if runtime != "onnx":
+        return None, device, dtype
+    from .onnx_runtime import parse_settings
+
+    return parse_settings(device, dtype), "cpu", "float32"
 
 
 def parse_device(device: str | int | torch.device | None) -> torch.device | None:

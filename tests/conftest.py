@@ -46,6 +46,19 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def shared_onnx_cache(tmp_path_factory):
+    """A cache folder for exported graphs that tests share."""
+    return tmp_path_factory.mktemp("onnx_cache")
+
+
+@pytest.fixture
+def onnx_cache(shared_onnx_cache, monkeypatch):
+    """Keep exported graphs in the shared folder for one test."""
+    monkeypatch.setenv("NSFW_GUARD_CACHE", str(shared_onnx_cache))
+    return shared_onnx_cache
+
+
 @pytest.fixture
 def own_demo():
     """A demo guard of one's own, whose settings may be changed."""

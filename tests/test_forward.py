@@ -346,5 +346,5 @@ def test_copies_and_pickles_keep_the_runtime(tmp_path):
 
 
 def test_an_unknown_runtime(tmp_path):
-    with pytest.raises(SettingError, match="runtime is 'fast'; expected one of 'auto', 'torch'"):
+    with pytest.raises(SettingError, match='runtime is \'fast\'; expected "auto", "torch" or "onnx"'):
         NsfwGuard("demo", runtime="fast")
