@@ -62,8 +62,8 @@ class NsfwGuard(PreTrainedModel):
         revision: A Hub revision instead of the card's own.
         card: The card of a folder or Hub id that has none: a ``ModelCard`` or the name of one.
         batch_size: Most views in one forward pass; halved by itself when memory runs out.
-        runtime: ``"auto"`` runs the network the fastest way that PyTorch has for the device; ``"torch"`` is the library's
-            own eager forward; ``"onnx"`` is ONNX Runtime on the CPU, in float32 or with ``dtype="int8"``.
+        runtime: ``"auto"`` runs the network the fastest way that PyTorch has for the device; ``"torch"`` is its own
+            eager forward; ``"onnx"`` is ONNX Runtime on the CPU, in float32 or with ``dtype="int8"``.
         local_files_only: Never ask the Hub.
 
     Raises:

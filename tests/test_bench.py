@@ -312,21 +312,13 @@ def test_a_folder_is_taken_as_it_is_and_a_card_stands_for_its_architecture(sourc
     assert saved == [tmp_path / "falconsai"]  # the second time it was there
 
 
-def test_the_runtime_is_handed_on_only_if_asked_for(source, monkeypatch):
-    class WithRuntime:
-        def __init__(self, folder, *, runtime="auto", **options):
-            self.runtime = runtime
-
-    class Without:
-        def __init__(self, folder, *, card, device, dtype, redaction):
-            pass
-
-    monkeypatch.setattr(work, "NsfwGuard", WithRuntime)
-    assert work.load_guard(source, CPU, "auto", redaction="blur", runtime="onnx").runtime == "onnx"
-    monkeypatch.setattr(work, "NsfwGuard", Without)
-    work.load_guard(source, CPU, "auto", redaction="blur")
-    with pytest.raises(SettingError, match="runtime is 'onnx', and this version"):
-        work.load_guard(source, CPU, "auto", redaction="blur", runtime="onnx")
+def test_the_runtime_is_handed_on(source, monkeypatch):
+    monkeypatch.setattr(work, "NsfwGuard", lambda folder, **options: options)
+    for runtime, expected in [("auto", ("auto", "auto")), ("onnx", ("onnx", "auto")), ("onnx-int8", ("onnx", "int8"))]:
+        given = work.load_guard(source, CPU, "auto", redaction="blur", runtime=runtime)
+        assert (given["runtime"], given["dtype"]) == expected
+    with pytest.raises(SettingError, match="runtime is 'fast'; expected one of auto, torch, onnx, onnx-int8"):
+        BenchSettings(runtimes=["fast"])
 
 
 # Peers
@@ -452,7 +444,7 @@ def facts(**changes):
             Key("bare", "falconsai", "bfloat16", batch=4): [1.0, 1.0, 0.5],
             Key("stock", "", "float32", "", *place): [20.0, 20.0, 18.0],
             Key("pipeline", "falconsai", "float32", "", *place): [3.0, 4.0, 2.0],
-            Key("guard", "falconsai", "float32", "onnx", *place): [0.5, 1.0, 0.25],
+            Key("guard", "falconsai", "int8", "onnx-int8", *place): [0.5, 1.0, 0.25],
             Key("matmul", dtype="bfloat16"): [2.0, 2.0, 2.0],
         },
         "forward": {guard: [0.8, 1.6, 0.8]},
@@ -474,7 +466,7 @@ def found_in(rows, name, dtype="bfloat16"):
         ("guard / bare", [1.0, 2.0, 2.0], (2.0, 1.0, 2.0), False),  # ≤ 1.15
         ("stock float32 / guard", [20.0, 10.0, 18.0], (18.0, 10.0, 20.0), True),  # ≥ 16
         ("pipeline / guard", [3.0, 2.0, 2.0], (2.0, 2.0, 3.0), False),  # ≥ 3
-        ("other runtime / guard", [0.5, 0.5, 0.25], (0.5, 0.25, 0.5), True),  # ≤ 0.65
+        ("onnx-int8 / guard", [0.5, 0.5, 0.25], (0.5, 0.25, 0.5), True),  # ≤ 0.65
         # 4 x 100 operations in 0.8 s, of 1000 in 2 s: all of the rate, then half of it.
         ("guard's forward, share of the matrix rate", [1.0, 0.5, 1.0], (1.0, 0.5, 1.0), True),  # ≥ 0.75
     ],

@@ -66,7 +66,8 @@ def bench(
         list[str] | None, typer.Option(help="Peers: stock, pipeline, recipe, or none. Default: all that are installed.")
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Runtimes: NsfwGuard(runtime=...). Default: auto, the guard's own choice.")
+        list[str] | None,
+        typer.Option(help="Runtimes: auto, torch, onnx, onnx-int8. Default: auto."),
     ] = None,
     weights: Annotated[str, typer.Option(help="What a card stands for: random weights, or the real ones.")] = "random",
     cache: Annotated[

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import SettingError
@@ -117,15 +118,15 @@ class Plan:
         run, settings = self._run, self._run.settings
         guards: dict[tuple[str, str], NsfwGuard] = {}
         for runtime in dict.fromkeys(settings.runtimes or ("auto",)):
-            for wanted in settings.wanted_dtypes(source.name):
+            for wanted in settings.wanted_dtypes(source.name, runtime):
                 guard = load_guard(source, self._device, wanted, redaction=settings.redaction, runtime=runtime)
                 dtype = _name(guard.describe()["dtype"])
-                if wanted == "auto":
+                if wanted == "auto" and runtime == "auto":
                     run.auto.setdefault(source.name, dtype)
                 guards.setdefault((dtype, runtime), guard)
-        run.models[source.name] = list(dict.fromkeys(dtype for dtype, _ in guards))
+        run.models[source.name] = list(dict.fromkeys(dtype for dtype, _ in guards if dtype in DTYPES))
         bare = {dtype: BareForward(source, self._device, DTYPES[dtype]) for dtype in run.models[source.name]}
-        one: BareForward = next(iter(bare.values()))
+        one = next(iter(bare.values()), None) or BareForward(source, self._device, torch.float32)
         run.flop[source.name] = flop_of(lambda: one(one.inputs(1)))
         peers = dict(self._pil_peers(source))
         measured: set[Key] = set()
@@ -135,7 +136,7 @@ class Plan:
             images = self._images[load]
             for (dtype, runtime), guard in guards.items():
                 key = Key("bare", source.name, dtype, batch=load.batch)
-                if key not in measured:
+                if key not in measured and dtype in bare:
                     measured.add(key)
                     inputs = bare[dtype].inputs(load.batch)
                     yield key, Timed(bare[dtype], _always(inputs))

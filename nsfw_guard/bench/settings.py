@@ -16,6 +16,8 @@ from ..redact import KINDS, Redaction
 
 MODELS = ("falconsai", "marqo", "freepik")
 SIZES = ("1024x1024", "1344x768")
+ONNX, INT8 = "onnx", "onnx-int8"
+RUNTIMES = ("auto", "torch", ONNX, INT8)
 PEERS = ("stock", "pipeline", "recipe")
 WEIGHTS = ("random", "real")
 # The ViT-B whose float32 is measured too, and which gets the one large image, when no option says otherwise.
@@ -64,7 +66,7 @@ class BenchSettings:
         rounds: Most rounds over all cases.
         minutes: When no further round is begun.
         peers: Of ``PEERS``, or ``"none"``; by default all that are installed.
-        runtimes: What ``NsfwGuard(runtime=...)`` is given; ``"auto"`` leaves it to the guard.
+        runtimes: What ``NsfwGuard(runtime=...)`` is given, or ``"onnx-int8"`` for the dtype int8 of ``"onnx"``.
         weights: ``"random"`` weights at the architectures of the cards, or the ``"real"`` ones from the Hub.
         cache: Where random checkpoints are written and found again; by default a temporary folder.
 
@@ -108,6 +110,9 @@ class BenchSettings:
             raise SettingError(f"peer is {unknown[0]!r}; expected one of {', '.join(PEERS)}, or none.")
         if "none" in self.peers and len(set(self.peers)) > 1:
             raise SettingError(f"peers are {list(self.peers)}; none goes with no other.")
+        unknown = [runtime for runtime in self.runtimes if runtime not in RUNTIMES]
+        if unknown:
+            raise SettingError(f"runtime is {unknown[0]!r}; expected one of {', '.join(RUNTIMES)}.")
         if self.weights not in WEIGHTS:
             raise SettingError(f'weights is {self.weights!r}; expected "random" or "real".')
         parse_device(self.device)
@@ -127,8 +132,10 @@ class BenchSettings:
         """The peers, each once."""
         return tuple(peer for peer in dict.fromkeys(self.peers or PEERS) if peer != "none")
 
-    def wanted_dtypes(self, model: str) -> tuple[str, ...]:
-        """The dtypes of one model."""
+    def wanted_dtypes(self, model: str, runtime: str = "auto") -> tuple[str, ...]:
+        """The dtypes of one model; the ONNX runtimes have one each."""
+        if runtime in (ONNX, INT8):
+            return ("auto",)
         return tuple(dict.fromkeys(self.dtypes or (("auto", "float32") if model == VIT_B else ("auto",))))
 
     def workloads(self) -> list[Workload]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .rounds import Spread, ratio
-from .settings import Workload
+from .settings import INT8, Workload
 
 
 class Key(NamedTuple):
@@ -67,7 +67,7 @@ STOCK_FLOAT32 = "stock float32 / guard"
 STOCK_SAME = "stock same dtype / guard"
 PIPELINE = "pipeline / guard"
 RECIPE = "recipe / guard"
-RUNTIME = "other runtime / guard"
+RUNTIME = f"{INT8} / guard"
 FORWARD_RATE = "guard's forward, share of the matrix rate"
 BARE_RATE = "bare, share of the matrix rate"
 GUARD_RATE = "guard, share of the matrix rate"
@@ -175,7 +175,7 @@ def _of_guard(facts: Facts, model: str, dtype: str, load: Workload) -> list[tupl
                 over(name, other)
     for other in facts.seconds:
         if (other.kind, other.model, *other[4:]) == ("guard", model, *place) and other.runtime != "auto":
-            over(f"{other.runtime}: {RUNTIME}" if other.runtime != "onnx" else RUNTIME, other)
+            over(f"{other.runtime} / guard", other)
     if product is not None and model in facts.flop:
         rate = [facts.matrix_flop / seconds for seconds in product]
         one = facts.flop[model]
@@ -231,7 +231,7 @@ def _why(facts: Facts, goal: Goal) -> str:
         if name and name in facts.missing:
             return facts.missing[name]
     if goal.ratio == RUNTIME:
-        return facts.missing.get("onnx", "it was not asked for: --runtime auto --runtime onnx")
+        return f"it was not asked for: --runtime auto --runtime {INT8}"
     if goal.dtype not in ("auto", *facts.models[goal.model]):
         auto = facts.auto.get(goal.model)
         return f"{goal.dtype} was not measured: dtype auto is {auto} here, and no --dtype asked for another"

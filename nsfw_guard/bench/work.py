@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,10 @@ from torch import Tensor
 
 from ..cards import CARDS, ModelCard
 from ..checkpoint import WEIGHTS, find_checkpoint
-from ..errors import SettingError
 from ..guard import NsfwGuard
 from ..policy import Policy
 from .checkpoints import SAVERS
-from .settings import Workload
+from .settings import INT8, Workload
 
 VALUE_RANGE = (-1, 1)
 
@@ -72,15 +70,10 @@ def make_images(workload: Workload, device: torch.device, *, seed: int = 0) -> T
 
 
 def load_guard(source: Source, device: torch.device, dtype: str, *, redaction: str, runtime: str = "auto") -> NsfwGuard:
-    """Load a checkpoint as any user would.
-
-    Raises:
-        SettingError: A runtime that this guard does not know.
-    """
-    options: dict[str, Any] = {} if runtime == "auto" else {"runtime": runtime}
-    if options and "runtime" not in inspect.signature(NsfwGuard.__init__).parameters:
-        raise SettingError(f"runtime is {runtime!r}, and this version of the guard has one way to run; leave it out.")
-    return NsfwGuard(source.folder, card=source.card, device=device, dtype=dtype, redaction=redaction, **options)
+    """Load a checkpoint as any user would; ``"onnx-int8"`` is the runtime ``"onnx"`` with that dtype."""
+    if runtime == INT8:
+        runtime, dtype = "onnx", "int8"
+    return NsfwGuard(source.folder, card=source.card, device=device, dtype=dtype, redaction=redaction, runtime=runtime)
 
 
 def policy_that_flags(guard: NsfwGuard, images: Tensor, wanted: int) -> Policy:
