@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from numpy import isfinite
 from torch import Tensor
 
 from .errors import CheckpointError, SettingError
@@ -138,7 +139,8 @@ class OnnxForward:
         if not len(pixels):
             return inputs.new_empty(0, len(self._labels), dtype=torch.float32)
         logits = self._run(self._opened(), pixels)
-        logits[~pixels.flatten(1).isfinite().all(1)] = torch.nan
+        # Rounding to int8 may make numbers of them.
+        logits[[not isfinite(image).all() for image in pixels.numpy()]] = torch.nan
         return logits.to(inputs.device)
 
     def say_copying(self, device: torch.device) -> None:
