@@ -23,6 +23,7 @@ from .preprocess import ViewBatch
 from .verdict import Scores
 
 if TYPE_CHECKING:
+    from .images import ImageBatch
     from .onnx_runtime import OnnxForward
 
 # transformers renamed the argument in 4.56.
@@ -115,14 +116,21 @@ class Classifier(nn.Module):
             classifier.onnx = OnnxForward(network, labels, classifier.preprocess, precision=onnx)
         return classifier
 
+    @property
+    def body(self) -> nn.Module:
+        """What is called: the network, or the timm model that transformers wraps.
+
+        The wrapper casts to the device of its weights, which is none when they are offloaded.
+        """
+        body: nn.Module = getattr(self.network, "timm_model", self.network)
+        return body
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
-        # The wrapper around timm models casts to the device of its weights, which is none when they are offloaded.
-        timm_model = getattr(self.network, "timm_model", None)
         if self.onnx is not None:
             logits: Tensor = self.onnx(inputs)
         else:
-            logits = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
+            logits = self.body(inputs) if self.body is not self.network else self.network(pixel_values=inputs).logits
         if logits.shape != (len(inputs), len(self.labels)):
             raise CheckpointError(
                 f"The model gave logits of the shape {tuple(logits.shape)}; "
@@ -135,7 +143,7 @@ class Classifier(nn.Module):
 
         By the fastest path that there is; see ``forward``.
         """
-        return self.forward_path(self.network, self._softmax, inputs.to(self.dtype))
+        return self.forward_path(self.body, self._softmax, inputs.to(self.dtype))
 
     def _softmax(self, inputs: Tensor) -> Tensor:
         with torch.autocast(inputs.device.type, enabled=False):
@@ -179,22 +187,39 @@ class Classifier(nn.Module):
             extents.append(extent.to(device))
             counts += count
             start = stop
+        return self.to_scores(views.images, probabilities, extents, counts)
+
+    def to_scores(
+        self, images: ImageBatch, probabilities: list[Tensor], extents: list[Tensor], counts: list[int]
+    ) -> Scores:
+        """Bring the numbers to the host, in one transfer, and put them together.
+
+        Args:
+            images: What was looked at.
+            probabilities: Of the views of the frames, in order, each ``[V, labels]``, on one device.
+            extents: Of the frames, each ``[N, 2]``, there too.
+            counts: How many views each frame has.
+
+        Raises:
+            ImageError: An image has values outside its declared range.
+        """
+        total = len(counts)
         # One transfer for everything: on a GPU each one waits for the device.
         flat = torch.cat([tensor.flatten() for tensor in (*extents, *probabilities)]).tolist() if total else []
         extent_rows = [flat[2 * frame : 2 * frame + 2] for frame in range(total)]
-        views.images.refuse_out_of_range(extent_rows)
+        images.refuse_out_of_range(extent_rows)
         width, at = len(self.labels), 2 * total
         rows = [tuple(flat[at + width * view : at + width * (view + 1)]) for view in range(sum(counts))]
-        return self._scores(views, rows, counts, extent_rows)
+        return self._scores(images, rows, counts, extent_rows)
 
     def _scores(
-        self, views: ViewBatch, rows: list[tuple[float, ...]], counts: list[int], extents: list[list[float]]
+        self, batch: ImageBatch, rows: list[tuple[float, ...]], counts: list[int], extents: list[list[float]]
     ) -> Scores:
         """Put the views of each frame, and the frames of each image, together."""
-        images: list[list[tuple[float, ...]]] = [[] for _ in range(len(views.images))]
+        images: list[list[tuple[float, ...]]] = [[] for _ in range(len(batch))]
         problems: list[str | None] = [None] * len(images)
         remaining = iter(rows)
-        for owner, count, extent in zip(views.images.owners, counts, extents, strict=True):
+        for owner, count, extent in zip(batch.owners, counts, extents, strict=True):
             images[owner] += islice(remaining, count)
             if not all(map(math.isfinite, extent)):
                 problems[owner] = "non_finite"

@@ -113,9 +113,11 @@ def _on_a_cpu(dtype: torch.dtype) -> tuple[str, str]:
     """Return the path on this CPU, and why. Its kernels, one of which is none of PyTorch's public ones, are tried."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
         return "eager", "this PyTorch has no oneDNN, or it is switched off"
-    generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(1, 2, 8, 16, generator=generator).to(dtype) for _ in range(2))
+    generator = torch.Generator("cpu").manual_seed(0)
     try:
+        # Whatever the process's default device and dtype are.
+        drawn = torch.randn(2, 1, 2, 8, 16, generator=generator, dtype=torch.float32, device="cpu")
+        one, other = drawn.to(dtype).unbind()
         if dtype == torch.bfloat16:
             given, expected = _attention(one, other, other), F.scaled_dot_product_attention(one, other, other)
             path = "oneDNN", "attention as products that stay in the cache"
@@ -140,11 +142,16 @@ class _OneDNN(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Tensors of a kind of their own (quantised ones) have linear layers of their own.
-        if func is F.linear and len(args) > 1 and args[0].dtype == torch.float32 and type(args[1]) in _PLAIN:
+        if func is F.linear and _takes(args, 2, torch.float32) and type(args[1]) in _PLAIN:
             return _linear(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention and len(args) > 2 and args[0].dtype == torch.bfloat16:
+        if func is F.scaled_dot_product_attention and _takes(args, 3, torch.bfloat16):
             return _attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _takes(args: Any, count: int, dtype: torch.dtype) -> bool:
+    """Whether so many tensors at least are given by position, on the CPU and in a dtype."""
+    return len(args) >= count and all(part.device.type == "cpu" and part.dtype == dtype for part in args[:count])
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -173,11 +180,16 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options:
 
 def _is_plain(network: nn.Module) -> bool:
     """Whether a graph of the network can stand for it: no hooks, not in training."""
-    return not network.training and not any(_hooks(network))
+    hooked = any(_hooks(network)) or any("forward" in vars(module) for module in network.modules())
+    return not network.training and not hooked
 
 
 def _hooks(network: nn.Module) -> list[Any]:
-    return [hooks for module in network.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+    """Where hooks are kept: those of the modules, and those of all modules of the process."""
+    everywhere = [nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks]
+    return everywhere + [
+        hooks for module in network.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+    ]
 
 
 class _Graphs:
@@ -190,11 +202,13 @@ class _Graphs:
         self._outdated = 0
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._pools: dict[torch.device, Any] = {}
+        self._done: dict[torch.device, Any] = {}
 
     def __call__(self, network: nn.Module, run: Run, inputs: Tensor) -> Tensor:
         if torch.cuda.is_current_stream_capturing():
             return run(inputs)  # a host's own graph takes the kernels in
-        key = (inputs.shape, inputs.dtype, inputs.device)
+        # What is made in inference mode cannot be written to outside of it.
+        key = (inputs.shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
         with self._lock, torch.cuda.device(inputs.device):
             graph = self._graphs.get(key)
             if graph is not None and not graph.holds():
@@ -214,12 +228,18 @@ class _Graphs:
                 try:
                     graph = self._graphs[key] = _Graph(network, run, inputs, pool)
                 except Exception as error:
+                    self._graphs.clear()
                     self._leave("CUDA graph", error)
                     return run(inputs)
                 while len(self._graphs) > MAX_GRAPHS:
                     self._seen.pop(self._graphs.popitem(last=False)[0])
             self._graphs.move_to_end(key)
-            return graph(inputs)
+            # They share their memory: on whatever stream the last one runs, it must be done before this one begins.
+            here, done = torch.cuda.current_stream(), self._done.setdefault(inputs.device, torch.cuda.Event())
+            here.wait_event(done)
+            output = graph(inputs)
+            done.record(here)
+            return output
 
 
 class _Made:
@@ -227,6 +247,7 @@ class _Made:
 
     def __init__(self, network: nn.Module) -> None:
         self._network, self._hooks = network, _hooks(network)
+        self._attributes = [vars(module) for module in network.modules()]
         self._weights = [
             (table, name, tensor, tensor.data_ptr())
             for module in network.modules()
@@ -241,6 +262,7 @@ class _Made:
         return (
             not self._network.training
             and not any(self._hooks)
+            and not any("forward" in attributes for attributes in self._attributes)  # as accelerate's hooks do it
             and all(table.get(name) is tensor and tensor.data_ptr() == at for table, name, tensor, at in self._weights)
             and all(tuple(table.values()) == children for table, children in self._children)
         )
@@ -263,15 +285,9 @@ class _Graph:
         # Other threads may go on: their calls are not this capture's.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._output = run(self._input)
-        self._done = torch.cuda.Event()
-        self._done.record(here)
         torch.testing.assert_close(self(inputs), expected, atol=1e-3, rtol=0, equal_nan=True)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        here = torch.cuda.current_stream()
-        here.wait_event(self._done)  # of a call on another stream
         self._input.copy_(inputs)
         self._graph.replay()
-        output = self._output.clone()
-        self._done.record(here)
-        return output
+        return self._output.clone()

@@ -18,13 +18,14 @@ class Frames(NamedTuple):
             written to.
         shift: See above.
         scale: See above.
-        others: Further channels ``[N, C, H, W]`` in the same units, which count for the extent only; or ``None``.
+        measured: What the extent is of, ``[N, C, H, W]`` in the same units, where the data are only some of
+            the channels or composed of them; ``None``: the data.
     """
 
     data: Tensor
     shift: int = 0
     scale: int = 1
-    others: Tensor | None = None
+    measured: Tensor | None = None
 
     def pixels(self) -> Tensor:
         """Convert them: ``[N, 3, H, W]``, float32, in [0, 1], clamped."""
@@ -43,9 +44,8 @@ class Frames(NamedTuple):
         """
         if self.data.dtype == torch.uint8:
             return torch.arange(2, dtype=torch.float32, device=self.data.device).expand(len(self.data), 2)
-        parts = [self.data] if self.others is None else [self.data, self.others]
-        ends = torch.cat([_ends(part) for part in parts], dim=1).to(torch.float32)
-        return (torch.stack((ends.amin(dim=1), ends.amax(dim=1)), dim=1) + self.shift) / self.scale
+        ends = _ends(self.data if self.measured is None else self.measured).to(torch.float32)
+        return (ends + self.shift) / self.scale
 
 
 def _ends(data: Tensor) -> Tensor:

@@ -123,13 +123,14 @@ def model_input(frames: Frames, view: View, spec: PreprocessSpec) -> tuple[Tenso
         What ``preprocess.model_input`` returns; and the frames' extents if all of their pixels were read for it, or
         ``None``. ``None`` in place of both where only one axis or none is to be resized.
     """
-    data = frames.data[..., view.top : view.top + view.height, view.left : view.left + view.width]
+    data = frames.data.resolve_neg()[..., view.top : view.top + view.height, view.left : view.left + view.width]
     rows, columns, top, left = place_of_crop(view, spec)
     order = resize_order(view.height, view.width, rows, columns)
     if len(order) != 2:
         return None
-    whole = (view.height, view.width) == frames.data.shape[-2:] and (top, left) == (0, 0)
-    measured = whole and frames.others is None and data.dtype != torch.uint8
+    # Only what is neither cut off before the resize nor after it is read in full.
+    whole = (view.height, view.width) == frames.data.shape[-2:] and (rows, columns) == (spec.size, spec.size)
+    measured = whole and frames.measured is None and data.dtype != torch.uint8
     height_first = order[0][0] != view.height
     cubic = spec.interpolation == "bicubic"
     axes = [(True, rows, top), (False, columns, left)]
@@ -167,7 +168,11 @@ def _pass(
     support = (2 if cubic else 1) * max(scale, 1.0)
     blocks: tuple[int, int] = (4, 64) if vertical else (8, 32)
     grid = (triton.cdiv(shape[0], blocks[0]), triton.cdiv(shape[1], blocks[1]), frames * channels)
-    found = torch.empty((frames * channels, grid[0] * grid[1], 2), device=data.device) if ends else target
+    found = (
+        torch.empty((frames * channels, grid[0] * grid[1], 2), dtype=torch.float32, device=data.device)
+        if ends
+        else target
+    )
     along, across = (-2, -1) if vertical else (-1, -2)
     kernel: Any = _resize_axis
     with torch.cuda.device(data.device) if data.is_cuda else torch.no_grad():

@@ -206,7 +206,7 @@ class NsfwGuard(PreTrainedModel):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""
-        self.classifier.network.compile(*args, **kwargs)
+        self.classifier.body.compile(*args, **kwargs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> NsfwGuard:
         """Where every move and cast of a module ends: a pinned device or dtype stays what it is."""
@@ -302,7 +302,7 @@ class NsfwGuard(PreTrainedModel):
         """
         weights = next(self.parameters())
         device, dtype = execution_device(self), self.classifier.dtype
-        path, why = self.classifier.forward_path.describe(self.classifier.network, device, dtype)
+        path, why = self.classifier.forward_path.describe(self.classifier.body, device, dtype)
         return {
             "model": self.card.identity,
             "labels": {label: self.card.levels[label].name.lower() for label in self.classifier.labels},

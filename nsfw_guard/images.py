@@ -163,8 +163,8 @@ class Stack:
             values = (raw.to(torch.float32) + shift) / scale
             opaque = values.clamp(0, 1)
             composed = opaque[:, :3] * opaque[:, 3:] + (1 - opaque[:, 3:])
-            return Frames(composed, others=values)
-        return Frames(raw[:, :3], shift, scale, raw[:, 3:] if raw.shape[1] > 3 else None)
+            return Frames(composed, measured=values)
+        return Frames(raw[:, :3], shift, scale, raw if raw.shape[1] > 3 else None)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
@@ -184,7 +184,7 @@ class Stack:
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
         """Return a copy with some images' pixels replaced; see ``ImageBatch.replace``."""
-        copy = _room_like(self.data)
+        copy = torch.empty_like(self.data)
         for index, image in enumerate(self.data.detach()):
             copy[index] = self._as_written(redacted[index][0], image) if index in redacted else image
         if isinstance(self.original, np.ndarray):
@@ -206,13 +206,6 @@ class Stack:
             return pixels
         # A host's further channels (depth) show the shape of what was flagged: they are emptied. Alpha is kept.
         return torch.cat([pixels, old[3:] if self._alpha else torch.zeros_like(old[3:])])
-
-
-def _room_like(data: Tensor) -> Tensor:
-    """Memory for a copy. NumPy asks the system for large pages: on a CPU those are there three times as fast."""
-    if data.device.type != "cpu" or not data.is_contiguous():
-        return torch.empty_like(data)
-    return torch.from_numpy(np.empty(data.nbytes, np.uint8)).view(data.dtype).view(data.shape)
 
 
 def read_images(

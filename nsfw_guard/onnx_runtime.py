@@ -188,6 +188,12 @@ class OnnxForward:
         """Export to a path, compare with torch, and return the logits of the check images for the next loading."""
         import onnx
 
+        if _digest(self._network) != self._weights:
+            # The cache is everybody's: under the key of the checkpoint there must be nothing else.
+            raise CheckpointError(
+                "The weights of the network were changed after it was loaded, and its graph on ONNX Runtime has to be "
+                "exported again. Save the network and make a new guard of the folder."
+            )
         logger.info("Exporting the network to ONNX, %s; this is done once.", self.precision)
         inputs = check_inputs(self._spec)
         try:

@@ -129,11 +129,14 @@ def out_of_memory(error: RuntimeError) -> bool:
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a float32 vector that is on its device already: bringing one there makes the host wait."""
     key = (values, device)
-    if key not in _CONSTANTS:
+    kept = _CONSTANTS.get(key)
+    if kept is not None:
+        return kept
+    with torch.inference_mode(False):
         made = torch.tensor(values, dtype=torch.float32, device=device)
-        if type(made) is not Tensor:
-            return made  # of a trace, which is over before the next call
-        if len(_CONSTANTS) >= 64:
-            _CONSTANTS.clear()
-        _CONSTANTS[key] = made
-    return _CONSTANTS[key]
+    if type(made) is not Tensor:
+        return made  # of a trace, which is over before the next call
+    if len(_CONSTANTS) >= 64:
+        _CONSTANTS.clear()
+    _CONSTANTS[key] = made
+    return made

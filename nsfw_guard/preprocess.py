@@ -261,7 +261,10 @@ def kernels(device: torch.device) -> tuple[Callable[..., Any] | None, str]:
     try:
         from .fused import model_input as fused
 
-        frames = Frames(torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0)).to(device), 1, 2)
+        # Whatever the process's default device and dtype are.
+        generator = torch.Generator("cpu").manual_seed(0)
+        drawn = torch.rand(2, 3, 40, 56, generator=generator, dtype=torch.float32, device="cpu")
+        frames = Frames(drawn.to(device), 1, 2)
         view, spec = View(0, 0, 40, 56), PreprocessSpec(24, interpolation="bicubic")
         given, extent = fused(frames, view, spec) or (None, None)
         # A level of 255 more or less where rounding decides.

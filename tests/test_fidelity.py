@@ -93,7 +93,7 @@ def our_logits(guard):
     with torch.no_grad():
         dtype = next(guard.parameters()).dtype
         parts = [part.to(dtype) for part in inputs.split(8)]
-        return torch.cat([classifier.forward_path(classifier.network, classifier, part).float() for part in parts])
+        return torch.cat([classifier.forward_path(classifier.body, classifier, part).float() for part in parts])
 
 
 def test_the_logits_are_the_reference_models(model):

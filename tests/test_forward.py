@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from checkpoints import SAVERS, save_tiny
 from pictures import structured_pictures
 from torch import nn
 
-from nsfw_guard import NsfwGuard, SettingError, forward
+from nsfw_guard import NsfwGuard, Policy, SettingError, forward
 from nsfw_guard.forward import Forward, _attention, _Made, _on_a_cpu, _OneDNN
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
@@ -52,6 +53,9 @@ def graphs(monkeypatch):
     monkeypatch.setattr(forward, "_Graph", StandIn)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    event = SimpleNamespace(record=lambda stream: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_event=lambda event: None))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     left = []
     cache = forward._Graphs(lambda path, error: left.append((path, error)))
@@ -100,6 +104,57 @@ def test_a_changed_network_is_captured_anew(graphs, change):
         assert torch.equal(call(graphs, network, 3), expected)
     assert graphs._graphs
     assert next(iter(graphs._graphs.values())).holds()
+
+
+def test_what_replaces_forward_is_never_left_out(graphs):
+    """As accelerate's hooks do it; and hooks of all modules of the process."""
+    network = Network()
+    for _ in range(3):
+        call(graphs, network, 3)
+    network.layer.forward = lambda inputs: torch.zeros(len(inputs), 2)
+    for _ in range(3):
+        assert not call(graphs, network, 3).any()
+    del network.layer.forward
+    for _ in range(3):
+        call(graphs, network, 3)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 0)
+    try:
+        assert not any(call(graphs, network, 3).any() for _ in range(3))
+    finally:
+        handle.remove()
+
+
+def test_graphs_on_several_streams_wait_for_each_other(graphs, monkeypatch):
+    """They share their memory. The stand-ins for streams and events write down what is asked of them."""
+    log = []
+
+    class Stream(SimpleNamespace):
+        def wait_event(self, event):
+            log.append(f"{self.name} waits for {event.of}")
+
+    class Event:
+        of = "nothing"
+
+        def record(self, stream):
+            self.of = stream.name
+
+    now = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: now[-1])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    network = Network()
+    for name, count in [("one", 3), ("one", 3), ("two", 5), ("two", 5), ("one", 3)]:
+        now.append(Stream(name=name))
+        call(graphs, network, count)
+    assert log == ["one waits for nothing", "two waits for one", "one waits for two"]
+
+
+def test_graphs_of_inference_mode_are_not_those_of_other_modes(graphs):
+    network = Network()
+    with torch.inference_mode():
+        for _ in range(3):
+            call(graphs, network, 3)
+    for _ in range(3):
+        assert not call(graphs, network, 3).is_inference()
 
 
 def test_weights_that_keep_moving_are_not_captured_again_and_again(graphs):
@@ -335,6 +390,36 @@ def test_a_compiled_network_scores_the_same(tmp_path):
     guard.compile(backend="eager")
     assert [verdict.score for verdict in guard.check(images)] == pytest.approx(expected, abs=1e-5)
     assert guard.describe()["forward"] == {"path": "torch.compile", "why": "compile() was called"}
+
+
+def test_a_timm_model_is_compiled_too(tmp_path):
+    guard = NsfwGuard(SAVERS["marqo"](tmp_path), card="marqo", dtype="float32")
+    graphs = []
+    guard.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    guard.check(torch.rand(1, 3, 64, 64))
+    assert graphs
+    assert guard.describe()["forward"]["path"] == "torch.compile"
+
+
+@needs_onednn
+@pytest.mark.parametrize("setting", ["dtype", "device"])
+def test_the_processs_defaults_make_no_difference(setting):
+    guard, images = NsfwGuard("demo", dtype="float32"), torch.rand(2, 3, 64, 64)
+    guard.policy = Policy(threshold=0)
+    expected = guard.apply(images)
+    _on_a_cpu.cache_clear()
+    try:
+        if setting == "dtype":
+            torch.set_default_dtype(torch.float64)
+            given = guard.apply(images)
+        else:
+            with torch.device("meta"):
+                given = guard.apply(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert guard.describe()["forward"]["path"] == "oneDNN"
+    assert torch.equal(given.images, expected.images)
+    assert given.verdicts == expected.verdicts
 
 
 def test_copies_and_pickles_keep_the_runtime(tmp_path):

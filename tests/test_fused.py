@@ -60,6 +60,19 @@ given, extent = fused(Frames(pixels), View(0, 0, 64, 64), PreprocessSpec(28))
 assert extent[0].isnan().all() and extent[1, 1].isinf() and extent[2].isfinite().all()
 assert not given[0].isfinite().all() and given[2].isfinite().all()
 assert fused(Frames(pixels), View(0, 0, 64, 64), PreprocessSpec(64)) is None  # nothing to resize
+# A crop that cuts off one row at the end: what was not read is not measured.
+pixels = torch.rand(1, 3, 64, 69)
+pixels[..., -1, -1] = float("nan")
+spec = PreprocessSpec(14, "crop")
+_, extent = fused(Frames(pixels), plan_views(64, 69, spec, views="card")[0], spec)
+assert extent is None or extent.isnan().all()
+negative = Frames(torch._neg_view(-torch.rand(1, 3, 64, 64)))
+given, extent = fused(negative, View(0, 0, 64, 64), PreprocessSpec(28))
+assert (given - model_input(negative, View(0, 0, 64, 64), PreprocessSpec(28))).abs().max() < 0.01
+assert extent.min() >= 0
+torch.set_default_dtype(torch.float16)
+_, extent = fused(Frames(pixels[..., :40, :40]), View(0, 0, 40, 40), PreprocessSpec(28))
+assert extent.dtype == torch.float32
 print("all the same")
 """
 

@@ -260,3 +260,16 @@ def test_paths_and_bytes_come_back_as_pictures(tmp_path):
     file = io.BytesIO(path.read_bytes())
     with pytest.raises(ImageError, match="BytesIO"):
         read_images(file)
+
+
+def test_the_extent_is_that_of_the_callers_values():
+    """Of transparent images not of what is composed of them; of further channels too."""
+    rgba = torch.full((1, 4, 2, 2), 0.25)
+    rgba[0, 3] = 0.5
+    (frames,) = read_images(rgba).stored(0, 1)
+    assert frames.extent().tolist() == [[0.25, 0.5]]
+    depth = torch.full((1, 6, 2, 2), 0.25)
+    depth[0, 5, 1, 1] = float("nan")
+    (frames,) = read_images(depth, alpha=False).stored(0, 1)
+    assert not frames.extent().isfinite().any()
+    assert frames.data.shape[1] == 3

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import save_tiny
 
 pytest.importorskip("onnxruntime")
@@ -303,3 +305,15 @@ def test_the_library_logs_and_prints_nothing_on_a_good_day(cache, tiny_folder, c
         make(tiny_folder)
     assert not [record for record in caplog.records if record.name.startswith("nsfw_guard")]
     assert "Warning" not in "".join(capfd.readouterr())
+
+
+def test_changed_weights_never_get_into_the_cache_of_the_checkpoint(cache, tiny_folder, images, tmp_path, monkeypatch):
+    guard = make(tiny_folder)
+    expected = guard.check(images)
+    with torch.no_grad():
+        guard.classifier.network.classifier.bias += torch.tensor([30.0, -30.0])
+    monkeypatch.setenv("NSFW_GUARD_CACHE", str(tmp_path / "another"))
+    with pytest.raises(CheckpointError, match="were changed after it was loaded"):
+        pickle.loads(pickle.dumps(guard)).check(images)
+    assert not list((tmp_path / "another").rglob("*.onnx"))
+    assert make(tiny_folder).check(images) == expected

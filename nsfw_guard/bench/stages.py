@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -14,7 +13,6 @@ from ..guard import NsfwGuard
 from ..images import ImageBatch, read_images
 from ..preprocess import ViewBatch
 from ..redact import redact_flagged
-from ..verdict import Scores, Verdict
 from .rounds import Timer
 from .work import VALUE_RANGE
 
@@ -61,7 +59,9 @@ class StagedCall:
                 probabilities.append(scored)
             extents.append(extent)
             counts += count
-        verdicts, spent["decide"] = self._timed(lambda: decide(guard, batch, probabilities, extents, counts))
+        verdicts, spent["decide"] = self._timed(
+            lambda: guard.policy.decide(classifier.to_scores(batch, probabilities, extents, counts))
+        )
         _, spent["redact"] = self._timed(lambda: batch.replace(redact_flagged(batch, verdicts, guard.redaction)))
         self.flags = [verdict.flagged for verdict in verdicts]
         return spent
@@ -76,16 +76,3 @@ def convert(batch: ImageBatch, start: int, stop: int) -> None:
     """Look at the values of some frames, as loading their views does; what is left of conversion is in the resize."""
     for frames in batch.stored(start, stop):
         frames.extent()
-
-
-def decide(
-    guard: NsfwGuard, batch: ImageBatch, probabilities: list[Tensor], extents: list[Tensor], counts: list[int]
-) -> list[Verdict]:
-    """Bring the numbers to the host in one transfer and decide on them; a batch of single-frame images."""
-    labels = guard.classifier.labels
-    flat = torch.cat([tensor.flatten() for tensor in (*extents, *probabilities)]).tolist()
-    rows = iter(zip(*[iter(flat[2 * len(counts) :])] * len(labels), strict=True))
-    images = tuple(tuple(islice(rows, count)) for count in counts)
-    problems = tuple(None if count else "too_long" for count in counts)
-    batch.refuse_out_of_range([flat[2 * frame : 2 * frame + 2] for frame in range(len(counts))])
-    return guard.policy.decide(Scores(guard.card, labels, images, problems))
