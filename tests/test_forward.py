@@ -106,6 +106,20 @@ def test_a_changed_network_is_captured_anew(graphs, change):
     assert next(iter(graphs._graphs.values())).holds()
 
 
+@pytest.mark.parametrize("how", ["hook", "training", "forward"])
+def test_nothing_is_captured_that_does_more_than_compute(graphs, how):
+    network = Network()
+    if how == "hook":
+        network.layer.register_forward_pre_hook(lambda module, args: None)
+    elif how == "training":
+        network.train()
+    else:
+        network.layer.forward = network.layer.forward
+    for _ in range(3):
+        call(graphs, network, 3)
+    assert not graphs._graphs
+
+
 def test_what_replaces_forward_is_never_left_out(graphs):
     """As accelerate's hooks do it; and hooks of all modules of the process."""
     network = Network()
@@ -155,6 +169,7 @@ def test_graphs_of_inference_mode_are_not_those_of_other_modes(graphs):
             call(graphs, network, 3)
     for _ in range(3):
         assert not call(graphs, network, 3).is_inference()
+    assert len(graphs._graphs) == 2
 
 
 def test_weights_that_keep_moving_are_not_captured_again_and_again(graphs):

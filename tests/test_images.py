@@ -273,3 +273,11 @@ def test_the_extent_is_that_of_the_callers_values():
     (frames,) = read_images(depth, alpha=False).stored(0, 1)
     assert not frames.extent().isfinite().any()
     assert frames.data.shape[1] == 3
+
+
+def test_large_frames_are_converted_one_by_one_and_small_ones_together():
+    large = read_images(torch.zeros(3, 3, 1200, 1200, dtype=torch.uint8))
+    assert [len(frames.data) for frames in large.stored(0, 3)] == [1, 1, 1]
+    small = read_images(torch.zeros(3, 3, 12, 12))
+    assert [len(frames.data) for frames in small.stored(0, 3)] == [3]
+    assert [len(frames.data) for frames in small.stored(1, 2)] == [1]

@@ -152,3 +152,13 @@ def test_loading_goes_frame_by_frame():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(SettingError, match=message):
         PreprocessSpec(**settings)
+
+
+@pytest.mark.parametrize("low_only", [False, True])
+def test_what_is_out_of_range_is_clamped_before_it_is_mixed_with_its_neighbours(low_only):
+    pixels = torch.rand(2, 3, 60, 60) * 3 - 2
+    if low_only:
+        pixels = pixels.clamp(max=1)
+    given = ViewBatch(read_images(pixels, value_range=(-1, 1), clamp=True), SQUASH).load(0, 2)[0]
+    expected = ViewBatch(read_images(pixels.clamp(-1, 1), value_range=(-1, 1)), SQUASH).load(0, 2)[0]
+    torch.testing.assert_close(given, expected)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nsfw_guard import ImageError, Redaction, SettingError
-from nsfw_guard.redact import fill, redact
+from nsfw_guard import ImageError, Level, Redaction, SettingError, Verdict
+from nsfw_guard.images import read_images
+from nsfw_guard.redact import fill, redact, redact_flagged
 
 
 def same_cell_means(size, cells, seed=0):
@@ -200,3 +201,25 @@ def test_a_missing_replacement_fails_at_once():
         Redaction("replace", image="nowhere.png")
     with pytest.raises(SettingError, match="redaction is 5; expected a Redaction or one of"):
         Redaction.parse(5)
+
+
+@pytest.mark.parametrize("kind", ["blur", "pixelate", "fill"])
+def test_a_hosts_autocast_makes_no_difference(kind):
+    pixels = torch.rand(3, 64, 80)
+    expected = redact(pixels, Redaction(kind))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = redact(pixels, Redaction(kind))
+    assert given.dtype == torch.float32
+    assert torch.equal(given, expected)
+
+
+def test_what_is_flagged_is_redacted_one_image_at_a_time(monkeypatch):
+    images = read_images(torch.rand(4, 3, 32, 32))
+    flagged = [Verdict(index != 2, 1.0, 0.5, Level.HIGH, reason="score") for index in range(4)]
+    redacted = redact_flagged(images, flagged, Redaction("blur"))
+    assert (list(redacted), len(redacted), 2 in redacted, 3 in redacted) == ([0, 1, 3], 3, False, True)
+    made = []
+    monkeypatch.setattr("nsfw_guard.redact.redact", lambda frame, redaction: made.append(frame) or frame)
+    assert not made
+    assert len(redacted[1]) == len(made) == 1
+    assert not redact_flagged(images, flagged, Redaction("none"))
