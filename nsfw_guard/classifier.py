@@ -240,8 +240,11 @@ class _NothingToInitialise(TorchFunctionMode):
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self._INITIALISING and args and getattr(args[0], "is_meta", False):
-            return args[0]
+        # torch.nn.init's own functions are looked at as a whole: within them this mode is off.
+        home, name = getattr(func, "__module__", ""), getattr(func, "__name__", "")
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if (name in self._INITIALISING or home == "torch.nn.init") and getattr(tensor, "is_meta", False):
+            return tensor
         return func(*args, **(kwargs or {}))
 
 

@@ -12,6 +12,7 @@ import torch
 from checkpoints import (
     FALCONSAI_PROCESSOR,
     MARQO_CONFIG,
+    SAVERS,
     TINY_CONFIG,
     TINY_PROCESSOR,
     save_tiny,
@@ -19,10 +20,11 @@ from checkpoints import (
     write_json,
 )
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsfw_guard import CARDS, CheckpointError, ModelCard, NsfwGuard, PreprocessSpec, SettingError, download
 from nsfw_guard.checkpoint import CARD_FILE, SAVED_FILE, WEIGHTS, find_checkpoint
-from nsfw_guard.classifier import stored_dtype
+from nsfw_guard.classifier import _NothingToInitialise, stored_dtype
 
 
 @pytest.fixture
@@ -492,3 +494,21 @@ def test_there_is_nothing_to_download_for_the_demo():
 def test_tiny_config_is_falconsais_layout():
     # The tests above stand on it.
     assert TINY_CONFIG["id2label"] == {"0": "normal", "1": "nsfw"}
+
+
+def test_nothing_is_initialised_that_the_weights_replace(tmp_path):
+    drawn = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket in (torch.ops.aten.uniform_, torch.ops.aten.normal_, torch.ops.aten.erfinv_):
+                drawn.append(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    folder = SAVERS["marqo"](tmp_path)
+    with Watch():
+        NsfwGuard(folder, card="marqo")
+    assert not drawn
+    with _NothingToInitialise():
+        assert torch.ones(2).mul_(3).tolist() == [3, 3]
+        assert torch.ones(2, device="meta").unsqueeze_(0).shape == (1, 2)

@@ -115,7 +115,7 @@ def test_nothing_is_captured_that_does_more_than_compute(graphs, how):
         network.train()
     else:
         network.layer.forward = network.layer.forward
-    for _ in range(3):
+    for _ in range(2):  # a third would find the graph outdated
         call(graphs, network, 3)
     assert not graphs._graphs
 

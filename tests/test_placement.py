@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from nsfw_guard import SettingError
-from nsfw_guard.placement import execution_device, fastest_dtype, is_hooked, out_of_memory, parse_device, parse_dtype
+from nsfw_guard.placement import (
+    constant,
+    execution_device,
+    fastest_dtype,
+    is_hooked,
+    out_of_memory,
+    parse_device,
+    parse_dtype,
+)
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -71,3 +79,18 @@ def test_hooks_are_found():
     assert is_hooked(module)
     assert next(module.parameters()).device.type == "meta"
     assert execution_device(module) == CPU
+
+
+def test_constants_are_kept_but_for_those_of_a_trace_or_of_inference_mode():
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    values = (0.123, 4.0)
+    with FakeTensorMode():
+        assert isinstance(constant(values, CPU), FakeTensor)
+    with torch.inference_mode():
+        made = constant(values, CPU)
+    assert type(made) is torch.Tensor
+    assert not made.is_inference()
+    assert constant(values, CPU) is made
+    for number in range(200):
+        assert constant((float(number),), CPU).tolist() == [number]
