@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import CARD_FILE, CARDS, DEFAULT_CARD, PACKAGE, ModelCard
-from .errors import CheckpointError, GuardError, SettingError
+from .errors import CheckpointError, GuardError, SettingError, one_line
 from .preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -204,10 +204,9 @@ def _from_hub(
         return Path(snapshot_download(repo, local_dir=to, **options))
     except Exception as error:
         name = card.name if card else repo
-        reason = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
         raise CheckpointError(
             f"The checkpoint {repo} (revision {revision or 'main'}) is not on this machine and could not be fetched.\n"
-            f"Looked in the Hugging Face cache, {constants.HF_HUB_CACHE}, and then on the Hub: {reason[:300]}\n"
+            f"Looked in the Hugging Face cache, {constants.HF_HUB_CACHE}, and then on the Hub: {one_line(error, 300)}\n"
             "Two ways on:\n"
             f"  1. with a network, and HF_HUB_OFFLINE unset: nsfw-guard download {name}\n"
             f"  2. on another machine: nsfw-guard download {name} --to FOLDER; "

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .cards import ModelCard
 from .checkpoint import INDEX, WEIGHTS, labels_of, read_config
 from .errors import CheckpointError
-from .forward import Forward
+from .forward import Forward, body_of, logits_of
 from .placement import out_of_memory
 from .preprocess import ViewBatch
 from .verdict import Scores
@@ -118,19 +118,12 @@ class Classifier(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """What is called: the network, or the timm model that transformers wraps.
-
-        The wrapper casts to the device of its weights, which is none when they are offloaded.
-        """
-        body: nn.Module = getattr(self.network, "timm_model", self.network)
-        return body
+        """What is called of the network; see ``forward.body_of``."""
+        return body_of(self.network)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]`` of the weights' device and dtype."""
-        if self.onnx is not None:
-            logits: Tensor = self.onnx(inputs)
-        else:
-            logits = self.body(inputs) if self.body is not self.network else self.network(pixel_values=inputs).logits
+        logits = logits_of(self.network, inputs) if self.onnx is None else self.onnx(inputs)
         if logits.shape != (len(inputs), len(self.labels)):
             raise CheckpointError(
                 f"The model gave logits of the shape {tuple(logits.shape)}; "

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .errors import one_line
+
 logger = logging.getLogger(__name__)
 
 # Graphs that are kept at once; each has its own input and shares the memory for everything between.
@@ -50,9 +52,6 @@ class Forward:
     def __reduce__(self) -> tuple[type[Forward], tuple[str]]:
         return Forward, (self.runtime,)
 
-    def __deepcopy__(self, memo: Any) -> Forward:
-        return Forward(self.runtime)
-
     def __call__(self, network: nn.Module, run: Run, inputs: Tensor) -> Tensor:
         """Return ``run(inputs)``.
 
@@ -82,13 +81,13 @@ class Forward:
             return run(inputs)
 
     def _leave(self, path: str, error: Exception) -> None:
-        self._failed[path] = f"{path} failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        self._failed[path] = f"{path} failed: {one_line(error)}"
         logger.warning("%s. The guard goes on without.", self._failed[path])
 
     def describe(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
         """Return the path that is taken on a device and in a dtype, and why."""
         path, why = self._choose(network, device, dtype)
-        if path == "CUDA graph" and not _is_plain(network):
+        if path == "CUDA graph" and not _Made(network).is_plain():
             path, why = "eager", "hooks, or training: a graph would leave them out"
         return path, "; ".join([why, *self._failed.values()])
 
@@ -102,6 +101,22 @@ class Forward:
         if device.type == "cpu":
             return _on_a_cpu(dtype)
         return "eager", f"there is no other path on {device.type}"
+
+
+def body_of(network: nn.Module) -> nn.Module:
+    """Return what is called of a network: itself, or the timm model that transformers wraps.
+
+    The wrapper casts to the device of its weights, which is none when they are offloaded.
+    """
+    body: nn.Module = getattr(network, "timm_model", network)
+    return body
+
+
+def logits_of(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits ``[V, labels]`` of model inputs ``[V, 3, size, size]``."""
+    body = body_of(network)
+    logits: Tensor = body(inputs) if body is not network else network(pixel_values=inputs).logits
+    return logits
 
 
 def _is_compiled(network: nn.Module) -> bool:
@@ -178,20 +193,6 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options:
     return result
 
 
-def _is_plain(network: nn.Module) -> bool:
-    """Whether a graph of the network can stand for it: no hooks, not in training."""
-    hooked = any(_hooks(network)) or any("forward" in vars(module) for module in network.modules())
-    return not network.training and not hooked
-
-
-def _hooks(network: nn.Module) -> list[Any]:
-    """Where hooks are kept: those of the modules, and those of all modules of the process."""
-    everywhere = [nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks]
-    return everywhere + [
-        hooks for module in network.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
-    ]
-
-
 class _Graphs:
     """CUDA graphs of a network, one per shape, dtype and device of its input; the least recently used ones go."""
 
@@ -222,7 +223,7 @@ class _Graphs:
                     return run(inputs)
             if graph is None:
                 self._seen[key] += 1
-                if self._seen[key] < 2 or not _is_plain(network):
+                if self._seen[key] < 2 or not _Made(network).is_plain():
                     return run(inputs)
                 pool = self._pools.setdefault(inputs.device, torch.cuda.graph_pool_handle())
                 try:
@@ -246,23 +247,31 @@ class _Made:
     """What a network is made of at one time: a graph reads the weights at the addresses that they had then."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._network, self._hooks = network, _hooks(network)
-        self._attributes = [vars(module) for module in network.modules()]
+        modules = list(network.modules())
+        self._network = network
+        # Where hooks are kept: those of the modules, and those of all modules of the process.
+        self._hooks = [nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks]
+        self._hooks += [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+        self._attributes = [vars(module) for module in modules]
         self._weights = [
             (table, name, tensor, tensor.data_ptr())
-            for module in network.modules()
+            for module in modules
             for table in (module._parameters, module._buffers)
             for name, tensor in table.items()
             if tensor is not None
         ]
-        self._children = [(module._modules, tuple(module._modules.values())) for module in network.modules()]
+        self._children = [(module._modules, tuple(module._modules.values())) for module in modules]
+
+    def is_plain(self) -> bool:
+        """Whether a graph can stand for it: no hooks, no training."""
+        # accelerate's hooks replace a module's forward.
+        hooked = any(self._hooks) or any("forward" in attributes for attributes in self._attributes)
+        return not self._network.training and not hooked
 
     def holds(self) -> bool:
-        """Whether it is still made of the same modules and weights, at the same addresses, with no hooks."""
+        """Whether it is still made of the same modules and weights, at the same addresses, and plain."""
         return (
-            not self._network.training
-            and not any(self._hooks)
-            and not any("forward" in attributes for attributes in self._attributes)  # as accelerate's hooks do it
+            self.is_plain()
             and all(table.get(name) is tensor and tensor.data_ptr() == at for table, name, tensor, at in self._weights)
             and all(tuple(table.values()) == children for table, children in self._children)
         )
@@ -272,8 +281,7 @@ class _Graph:
     """One captured forward, compared once with the eager one."""
 
     def __init__(self, network: nn.Module, run: Run, inputs: Tensor, pool: Any) -> None:
-        self._made = _Made(network)
-        self.holds = self._made.holds
+        self.holds = _Made(network).holds
         self._input = inputs.clone()
         here = torch.cuda.current_stream()
         aside = torch.cuda.Stream()

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .forward import logits_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -25,9 +27,7 @@ class _Logits(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor) -> Tensor:
-        timm_model = getattr(self.network, "timm_model", None)
-        logits: Tensor = self.network(pixel_values=inputs).logits if timm_model is None else timm_model(inputs)
-        return logits
+        return logits_of(self.network, inputs)
 
 
 class _PlainAttention(TorchFunctionMode):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import SettingError
+from .errors import SettingError, one_line
 from .frames import Frames
 from .placement import constant
 
@@ -271,7 +271,7 @@ def kernels(device: torch.device) -> tuple[Callable[..., Any] | None, str]:
         torch.testing.assert_close(given, model_input(frames, view, spec), atol=2.1 / 255, rtol=0)
         torch.testing.assert_close(extent, frames.extent())
     except Exception as error:
-        why = f"PyTorch's own resize; Triton failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        why = f"PyTorch's own resize; Triton failed: {one_line(error)}"
         logger.warning("The guard preprocesses on %s with %s", device, why)
         return None, why
     return fused, "Triton: each pixel is read once"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from .memory import how, peak_of
 from .report import surroundings
 from .settings import BenchSettings, Workload, flagged_of, parse_size
 from .show import footer, hardware
-from .work import VALUE_RANGE, find_source, load_guard, make_images, policy_that_flags
+from .work import VALUE_RANGE, checkpoints_in, find_source, load_guard, make_images, policy_that_flags
 
 IMAGES = 64
 SIZE = "2048x2048"
@@ -48,9 +46,9 @@ def measure(settings: BenchSettings, images: int, on_step: Callable[[str], None]
     everything = torch.empty(images, 3, height, width, device=device)
     for index in range(images):
         everything[index] = make_images(Workload(width, height, 1, 0), device, seed=index)[0]
-    with tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
+    with checkpoints_in(settings.cache) as cache:
         for model in settings.wanted_models:
-            source = find_source(model, weights=settings.weights, cache=settings.cache or Path(folder))
+            source = find_source(model, weights=settings.weights, cache=cache)
             for dtype in settings.dtypes or ("auto",):
                 on_step(f"memory: {model}")
                 runtime = settings.runtimes[0] if settings.runtimes else "auto"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import SettingError, one_line
 from ..guard import NsfwGuard
 from ..placement import DTYPES
 from .limits import MatrixProduct, flop_of
@@ -183,7 +183,7 @@ class Plan:
         """Write down why a peer is missing; it is an error if somebody asked for it by name."""
         if self._run.settings.peers:
             raise SettingError(f"The peer {peer!r} cannot be measured. {error}") from error
-        self._run.missing[f"{peer} {model}".strip()] = " ".join(str(error).split())
+        self._run.missing[f"{peer} {model}".strip()] = one_line(error)
 
     @staticmethod
     def _key(kind: str, model: str, dtype: str, load: Workload, runtime: str = "") -> Key:

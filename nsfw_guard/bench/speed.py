@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import SettingError
+from ..errors import SettingError, one_line
 from ..verdict import GuardResult
 from . import gpu
 from .memory import peak_of
@@ -22,6 +19,7 @@ from .results import CALL, Run
 from .rounds import GRACE, LEAST_ROUNDS, Timer, interleave
 from .settings import BenchSettings, Workload
 from .targets import Key
+from .work import checkpoints_in
 
 PEER_KINDS = ("stock", "pipeline", "recipe")
 
@@ -41,7 +39,7 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None] = lambda wor
     deadline = start + 60 * settings.minutes
     run = Run(settings, settings.workloads())
     timer = Timer(_wait_for(settings.torch_device))
-    with _folder(settings.cache) as cache:
+    with checkpoints_in(settings.cache) as cache:
         calls = Plan(run, cache, timer, on_step).load()
         lengths = _warm_up(run, calls, timer, deadline, on_step)
         _look_at_memory(run, calls, lengths, deadline, on_step)
@@ -116,7 +114,7 @@ def _warm_up_some(
                 raise
             if run.settings.peers:
                 raise SettingError(f"{said(key)} failed: {error}") from error
-            run.missing[f"{key.kind} {key.model or key.dtype}"] = f"it failed: {' '.join(str(error).split())[:200]}"
+            run.missing[f"{key.kind} {key.model or key.dtype}"] = f"it failed: {one_line(error)}"
             del calls[key]
             continue
         if lengths[key] < 1:
@@ -184,13 +182,3 @@ def _wait_for(device: torch.device) -> Callable[[], None]:
     if device.type == "mps":
         return torch.mps.synchronize
     return lambda: None
-
-
-@contextlib.contextmanager
-def _folder(cache: Path | None) -> Iterator[Path]:
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        yield cache
-        return
-    with tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
-        yield Path(folder)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +24,7 @@ from .report import surroundings
 from .rounds import Spread, interleave, ratio
 from .settings import BenchSettings
 from .show import footer, hardware
-from .work import Source, find_source
+from .work import Source, checkpoints_in, find_source
 
 GOAL_IMPORT_MS = 50
 GOAL_RATIO = 1.2
@@ -97,12 +95,9 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
     if settings.sizes or settings.batches or settings.peers:
         raise SettingError("`nsfw-guard bench startup` looks at no image: leave out --size, --batch and --peer.")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
+    with checkpoints_in(settings.cache) as cache:
         on_step("writing the checkpoints")
-        sources = [
-            find_source(model, weights=settings.weights, cache=settings.cache or Path(folder))
-            for model in settings.wanted_models
-        ]
+        sources = [find_source(model, weights=settings.weights, cache=cache) for model in settings.wanted_models]
         cases: dict[str, Callable[[], dict[str, float]]] = {"import": lambda: fresh(_IMPORT)}
         for source in sources:
             given = _given(source)

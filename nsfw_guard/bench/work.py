@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,3 +90,14 @@ def policy_that_flags(guard: NsfwGuard, images: Tensor, wanted: int) -> Policy:
     above = ranked[wanted - 1] if wanted else 1.0
     below = ranked[wanted] if wanted < len(ranked) else 0.0
     return Policy(level=level, threshold=(above + below) / 2)
+
+
+@contextlib.contextmanager
+def checkpoints_in(cache: Path | None) -> Iterator[Path]:
+    """Yield the folder for checkpoints with random weights: the one that was asked for, or a temporary one."""
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
+        yield Path(folder)
