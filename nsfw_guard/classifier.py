@@ -39,6 +39,7 @@ class Classifier(nn.Module):
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
+        folder: Where the checkpoint is; ``None`` if the network is from somewhere else.
         onnx: What computes the logits instead of the network; ``None``: the network does.
     """
 
@@ -59,6 +60,7 @@ class Classifier(nn.Module):
         self.preprocess = card.preprocess
         self.card = card
         self.labels = labels
+        self.folder: Path | None = None
         self.onnx: OnnxForward | None = None
 
     @classmethod
@@ -110,6 +112,7 @@ class Classifier(nn.Module):
             if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
                 raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
         classifier = cls(network, card, labels, runtime=runtime)
+        classifier.folder = folder
         if onnx is not None:
             from .onnx_runtime import OnnxForward
 
