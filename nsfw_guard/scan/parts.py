@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import SettingError
+from ..files import whole_file
 from .row import LABEL_PREFIX, Row
 
 FORMATS = ("parquet", "jsonl", "csv")
 FOLDER = "parts"
 MANIFEST = "scan.json"
+# How many rows are held at a time.
+_ROWS = 2048
 _NAME = re.compile(r"part-(\d{6,})\.(parquet|jsonl|csv)")
 _INTEGERS = ("size", "width", "height", "frames", "frame", "views")
 _NUMBERS = ("mtime", "score", "threshold", "decode_ms")
@@ -57,7 +62,7 @@ def read_part(part: Path) -> Iterator[Row]:
     """Yield the rows of one part."""
     if part.suffix == ".parquet":
         with parquet().ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=4096):
+            for batch in file.iter_batches(batch_size=_ROWS):
                 yield from map(Row.from_record, batch.to_pylist())
     elif part.suffix == ".jsonl":
         with part.open(encoding="utf-8") as lines:
@@ -67,39 +72,43 @@ def read_part(part: Path) -> Iterator[Row]:
             yield from (Row.from_record(_typed(record)) for record in csv.DictReader(file))
 
 
-def write_part(part: Path, rows: Sequence[Row]) -> None:
+def labels_in(part: Path) -> list[str]:
+    """Return the labels that a part has columns for; of a JSONL part, those of all its rows."""
+    if part.suffix == ".jsonl":
+        return list(dict.fromkeys(label for row in read_part(part) for label in row.labels))
+    if part.suffix == ".parquet":
+        with parquet().ParquetFile(part) as file:
+            names = file.schema_arrow.names
+    else:
+        with part.open(encoding="utf-8", newline="") as lines:
+            names = next(csv.reader(lines), [])
+    return [name[len(LABEL_PREFIX) :] for name in names if name.startswith(LABEL_PREFIX)]
+
+
+def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     """Write a part; under its name it is there as a whole, and on the disk, or not at all.
+
+    Args:
+        part: Its suffix is the format.
+        rows: Taken a few thousand at a time.
+        labels: Which label columns there are: all that the rows have.
+
+    Returns:
+        How many rows it has. Without any, nothing is written.
 
     Raises:
         OSError: The disk is full, or not writable.
     """
-    temporary = part.with_name(f".{part.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            if part.suffix == ".parquet":
-                _write_parquet(file, rows)
-            elif part.suffix == ".jsonl":
-                for row in rows:
-                    file.write(json.dumps(row.to_record()).encode() + b"\n")
-            else:
-                _write_csv(file, rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(part)
-        sync_folder(part.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    batches = _batches(rows)
+    first = next(batches, None)
+    if first is None:
+        return 0
+    count = 0
+    with whole_file(part) as file, _writer(part.suffix, file, _columns(labels)) as write:
+        for batch in chain([first], batches):
+            write([row.to_record() for row in batch])
+            count += len(batch)
+    return count
 
 
 def parquet() -> Any:
@@ -117,36 +126,43 @@ def parquet() -> Any:
     return pyarrow.parquet
 
 
-def _columns(rows: Iterable[Row]) -> list[str]:
-    labels = list(dict.fromkeys(LABEL_PREFIX + label for row in rows for label in row.labels))
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _ROWS)):
+        yield batch
+
+
+def _columns(labels: Sequence[str]) -> list[str]:
     names: list[str] = []
     for item in fields(Row):
-        names += labels if item.name == "labels" else [item.name]
+        names += [LABEL_PREFIX + label for label in labels] if item.name == "labels" else [item.name]
     return names
 
 
-def _write_parquet(file: Any, rows: Sequence[Row]) -> None:
-    pq = parquet()
-    import pyarrow as pa
+@contextmanager
+def _writer(suffix: str, file: IO[bytes], columns: list[str]) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Yield what writes records to a file of a format."""
+    if suffix == ".parquet":
+        pq = parquet()
+        import pyarrow as pa
 
-    kinds = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64()), "flagged": pa.bool_()}
-    schema = pa.schema(
-        [
-            (name, pa.float64() if name.startswith(LABEL_PREFIX) else kinds.get(name, pa.string()))
-            for name in _columns(rows)
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist([row.to_record() for row in rows], schema=schema), file, compression="zstd")
-
-
-def _write_csv(file: Any, rows: Sequence[Row]) -> None:
-    import io
-
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.DictWriter(text, _columns(rows), restval="")
-    writer.writeheader()
-    writer.writerows(row.to_record() for row in rows)
-    text.detach()
+        kinds = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64()), "flagged": pa.bool_()}
+        schema = pa.schema(
+            [
+                (name, pa.float64() if name.startswith(LABEL_PREFIX) else kinds.get(name, pa.string()))
+                for name in columns
+            ]
+        )
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
+    elif suffix == ".jsonl":
+        yield lambda records: file.writelines(json.dumps(record).encode() + b"\n" for record in records)
+    else:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        sheet = csv.DictWriter(text, columns, restval="")
+        sheet.writeheader()
+        yield sheet.writerows
+        text.detach()
 
 
 def _typed(record: dict[str, str]) -> dict[str, Any]:
