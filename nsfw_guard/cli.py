@@ -22,11 +22,10 @@ from . import __version__
 from .bench.command import bench
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
+from .scan.command import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from PIL import Image
 
     from .guard import NsfwGuard
     from .verdict import Verdict
@@ -239,6 +238,8 @@ def main() -> None:
 
 
 def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict:
+    from .saving import format_of, save_picture
+
     data = path.read_bytes()  # once: what is checked is what is copied
     if redact_to is None:
         return guard.check(data)[0]
@@ -248,29 +249,12 @@ def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict
     result = guard.apply(data)
     part = target.with_name(f".{target.name}.part")
     if result.flagged:
-        _save(result.images, part, _format_of(target))
+        with part.open("wb") as file:
+            save_picture(result.images, file, format_of(target.name))
     else:
         part.write_bytes(data)
     part.replace(target)
     return result.verdicts[0]
-
-
-def _format_of(path: Path) -> str:
-    """The format that a file's name stands for, if Pillow can write it; else PNG, whatever the name."""
-    from PIL import Image
-
-    Image.init()
-    kind = Image.EXTENSION.get(path.suffix.lower(), "PNG")
-    return kind if kind in Image.SAVE else "PNG"
-
-
-def _save(picture: Image.Image, path: Path, kind: str) -> None:
-    """Write a redacted picture, all frames of it; as RGB where the format cannot hold its mode."""
-    animated = {"save_all": True} if getattr(picture, "n_frames", 1) > 1 else {}
-    try:
-        picture.save(path, kind, **animated)
-    except OSError:
-        picture.convert("RGB").save(path, kind)
 
 
 def _said(verdict: Verdict) -> Text:
@@ -313,3 +297,4 @@ def _fail(error: Exception) -> NoReturn:
 
 
 app.command()(_failing_as_2()(bench))
+app.command()(_failing_as_2()(scan))

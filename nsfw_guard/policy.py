@@ -93,7 +93,7 @@ class Policy:
             unscored = problem or "unscored"
             return Verdict(True, 1.0, self.threshold, Level.HIGH, {}, unscored, model=model, views=len(views))
         levels = [scores.card.levels[label] for label in scores.labels]
-        tails = {level: [_tail(view, levels, level) for view in views] for level in Level}
+        tails = {level: [tail_score(view, levels, level) for view in views] for level in Level}
         deciding = max(range(len(views)), key=tails[self.level].__getitem__)
         score = tails[self.level][deciding]
         reason: str | None = "score" if score >= self.threshold else None
@@ -127,8 +127,8 @@ def one_flags_all(verdicts: list[Verdict]) -> list[Verdict]:
     return [verdict if verdict.flagged else replace(verdict, flagged=True, reason="batch") for verdict in verdicts]
 
 
-def _tail(view: tuple[float, ...], levels: list[Level], at_least: Level) -> float:
-    """Sum of the probabilities of the labels at or above a level, in [0, 1]."""
+def tail_score(view: tuple[float, ...], levels: list[Level], at_least: Level) -> float:
+    """Return the sum of the probabilities of the labels at or above a level, in [0, 1]."""
     total = math.fsum(p for p, level in zip(view, levels, strict=True) if level >= at_least)
     return min(max(total, 0.0), 1.0)
 

@@ -15,7 +15,8 @@ SCHEMA_VERSION = 1
 class Row:
     """What is known of one file.
 
-    Either ``error`` says why it could not be scored, and ``flagged`` is ``None``; or ``flagged`` is a bool.
+    ``flagged`` is ``None`` if ``error`` says why it could not be looked at; what was seen of a broken file before it
+    broke can flag it all the same.
 
     Attributes:
         path: See ``Entry``.
@@ -39,7 +40,7 @@ class Row:
         preprocessing: What else a score depends on.
         policy: ``Policy.to_dict`` as JSON.
         evidence: Where there are several views, those of them on which any policy's decision rests, as JSON:
-            a list of lists of probabilities in the order of the labels.
+            ``[[frame, [probability, …]], …]``, in the order of the labels.
         decode_ms: How long reading, hashing and decoding took, in milliseconds; 0 for a duplicate.
         scanned: When, UTC, ISO 8601.
         error: Why there is no score.
@@ -92,8 +93,8 @@ class Row:
         return cls(**{name: record[name] for name in names if name in record}, labels=labels)
 
     @property
-    def probabilities(self) -> tuple[tuple[float, ...], ...]:
-        """The views that any policy can decide on, each in the order of ``labels``."""
+    def looked_at(self) -> tuple[tuple[int, tuple[float, ...]], ...]:
+        """The views that any policy can decide on: the index of the frame, and a probability for each label."""
         if self.evidence is not None:
-            return tuple(tuple(view) for view in json.loads(self.evidence))
-        return (tuple(self.labels.values()),) if self.labels else ()
+            return tuple((frame, tuple(view)) for frame, view in json.loads(self.evidence))
+        return ((self.frame or 0, tuple(self.labels.values())),) if self.labels else ()

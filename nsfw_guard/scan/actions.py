@@ -1,0 +1,198 @@
+"""What is done with flagged files: moved, copied, linked, or redacted copies made. Nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from ..errors import GuardError, ImageError, SettingError, one_line
+from ..files import sync_folder
+from ..images import read_images
+from ..redact import Redaction, redact_flagged
+from ..saving import format_of, save_picture
+from ..verdict import Level, Verdict
+from .decode import looks_like_video
+from .entry import Entry, text_to_path
+from .evidence import now
+from .row import Row
+from .sources import Sources, is_local_file
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("move", "copy", "link", "redact")
+LOG = "actions.jsonl"
+
+
+class Actions:
+    """Does one thing with each flagged file, once: what is done already, is left.
+
+    Args:
+        kind: One of ``KINDS``.
+        folder: Where to; a file keeps its place below its source.
+        sources: Of the scan.
+        out: The scan's folder; ``actions.jsonl`` in it says what went where, before it goes.
+        redaction: How, for ``"redact"``.
+        dry_run: Only say what would be done.
+
+    Attributes:
+        done: How many files are where they should be.
+        failed: Path → why, of those that are not.
+        planned: With ``dry_run``: path → where to.
+
+    Raises:
+        SettingError: The folder lies in a source, so that what is put there would be scanned.
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        sources: Sources,
+        given: list[str],
+        out: Path,
+        redaction: Redaction,
+        dry_run: bool = False,
+    ) -> None:
+        self.kind, self.folder = kind, Path(os.path.abspath(folder))
+        self._sources, self._redaction, self._dry_run = sources, redaction, dry_run
+        self._log = out / LOG
+        self._turn = threading.Lock()
+        self.done = 0
+        self.failed: dict[str, str] = {}
+        self.planned: dict[str, str] = {}
+        for source in given:
+            if os.path.isdir(source) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
+                raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
+        if kind == "redact" and redaction.kind == "none":
+            raise SettingError(
+                "--redact-to with --redaction none would copy what is flagged; choose another redaction."
+            )
+        if not dry_run:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_rows(self, rows: list[Row]) -> None:
+        """Do it with those that are flagged."""
+        for row in rows:
+            if row.flagged:
+                self.on_flagged(Entry(row.path, size=row.size, mtime=row.mtime, etag=row.etag))
+
+    def on_flagged(self, entry: Entry) -> None:
+        """Do it with a flagged file that is as it was when it was scanned."""
+        with self._turn:
+            try:
+                self._act(entry)
+                self.done += 1
+            except (OSError, GuardError) as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise
+                self.failed[entry.path] = one_line(error)
+                logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, one_line(error))
+
+    def _act(self, entry: Entry) -> None:
+        # What Windows cannot have in a name is of no matter elsewhere.
+        target = self.folder / PurePosixPath(self._sources.relative_to_source(entry.path))
+        if self._dry_run:
+            self.planned[entry.path] = str(target)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.kind in ("move", "link") and not is_local_file(entry.path):
+            raise ImageError("is no local file of its own; use --copy.")
+        if self.kind == "link":
+            self._link(text_to_path(entry.path), target, entry)
+        else:
+            self._put(entry, target)
+
+    def _link(self, path: str, target: Path, entry: Entry) -> None:
+        for name in _names(target, entry):
+            if name.is_symlink() and os.readlink(name) == path:
+                return
+            if not os.path.lexists(name):
+                self._say(entry, name)
+                name.symlink_to(path)
+                return
+        raise FileExistsError(errno.EEXIST, "exists already", str(target))
+
+    def _put(self, entry: Entry, target: Path) -> None:
+        """Make the copy under a passing name, then give it its own; then, to move, remove the original."""
+        local = is_local_file(entry.path)
+        path = text_to_path(entry.path)
+        if local:
+            status = os.stat(path)
+            if (status.st_size, status.st_mtime) != (entry.size, entry.mtime):
+                raise ImageError("has changed since it was scanned; scan again.")
+        if self.kind == "move" and not os.path.lexists(target):
+            self._say(entry, target)
+            with suppress(OSError):  # another file system: it is copied
+                os.rename(path, target)
+                return
+        temporary = target.with_name(f".{_mark(entry)}.tmp")
+        try:
+            if self.kind == "redact":
+                self._redact(entry, temporary, target.name)
+            else:
+                with entry.open() as source, temporary.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if local:
+                    shutil.copystat(path, temporary)
+            self._place(temporary, target, entry)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if self.kind == "move":
+            os.unlink(path)
+
+    def _place(self, temporary: Path, target: Path, entry: Entry) -> None:
+        for name in _names(target, entry):
+            if name.is_file() and filecmp.cmp(temporary, name, shallow=False):
+                return
+            if not os.path.lexists(name):
+                self._say(entry, name)
+                temporary.rename(name)
+                sync_folder(name.parent)
+                return
+        raise FileExistsError(errno.EEXIST, "exists already", str(target))
+
+    def _redact(self, entry: Entry, temporary: Path, name: str) -> None:
+        with entry.open() as source:
+            data = source.read()
+        if looks_like_video(data[:4096], entry.path):
+            raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
+        batch = read_images([data])
+        # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
+        verdict = Verdict(True, 1.0, 0.0, Level.HIGH, reason="score")
+        (picture,) = batch.replace(redact_flagged(batch, [verdict], self._redaction))
+        with temporary.open("wb") as file:
+            save_picture(picture, file, format_of(name))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _say(self, entry: Entry, target: Path) -> None:
+        """Write down where a file goes, before it goes."""
+        if self._dry_run:
+            return
+        line = {"time": now(), "action": self.kind, "path": entry.path, "to": str(target)}
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+
+
+def _mark(entry: Entry) -> str:
+    return hashlib.sha256(repr(replace(entry, data=None)).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _names(target: Path, entry: Entry) -> tuple[Path, Path]:
+    """The name, and the one to take where another file has it: the same for the same version of a file."""
+    return target, target.with_name(f"{target.stem}.{_mark(entry)}{target.suffix}")

@@ -1,0 +1,237 @@
+"""The command `nsfw-guard scan`: its options, its progress, and what it says at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    from .actions import Actions
+    from .summary import Summary
+
+_out = Console()
+_err = Console(stderr=True)
+# How many names are printed of files that have their rows anyway.
+_NAMED = 10
+
+
+def scan(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, globs, archives (zip, tar), Parquet tables, URLs (https://, s3://, gs://, …).",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A folder for the rows. A scan that was interrupted goes on in it.")] = ...,  # type: ignore[assignment]
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--list", help="A list of sources, one per line (or NUL-separated); - is standard input."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder.")] = "freepik",
+    policy: Annotated[
+        str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")
+    ] = "balanced",
+    threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
+    form: Annotated[str, typer.Option("--format", help="parquet, jsonl or csv.")] = "parquet",
+    column: Annotated[str | None, typer.Option(help="Of Parquet tables: the column with the pictures.")] = None,
+    every: Annotated[int, typer.Option(help="Animations and videos: frames from one look to the next.")] = 1,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Decode JPEGs in full, not at twice the size that the model sees.")
+    ] = False,
+    every_name: Annotated[
+        bool, typer.Option("--every-name", help="In folders, also files whose names are not those of pictures.")
+    ] = False,
+    archives: Annotated[bool, typer.Option("--archives", help="Look into archives that lie in folders.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Try again what could not be decoded before.")
+    ] = False,
+    move: Annotated[Path | None, typer.Option(help="Move flagged files here.")] = None,
+    copy: Annotated[Path | None, typer.Option(help="Copy flagged files here.")] = None,
+    link: Annotated[Path | None, typer.Option(help="Link to flagged files from here.")] = None,
+    redact_to: Annotated[Path | None, typer.Option(help="Write redacted copies of flagged pictures here.")] = None,
+    redaction: Annotated[str, typer.Option(help="For --redact-to: blur, pixelate or fill.")] = "blur",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Scan, and only say what would be moved, copied, linked or redacted.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu. Default: the GPU if there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
+    views: Annotated[
+        str, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Most views in one forward pass.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read and decode. Default: one for each CPU core, 2 to 16.")
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse pictures with more pixels than this.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Refuse pictures in files larger than this.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+) -> None:
+    """Look at every picture and video of some sources, and write a row about each.
+
+    It can be interrupted at any moment, and run again: only what is new, changed or not done yet is looked at.
+
+    Exit codes: 0 every file was looked at and none is flagged; 1 something is flagged, or could not be looked at; 2
+    could not run.
+    """
+    chosen = {
+        kind: to
+        for kind, to in zip(("move", "copy", "link", "redact"), (move, copy, link, redact_to), strict=True)
+        if to
+    }
+    if len(chosen) > 1:
+        raise SettingError("Choose one of --move, --copy, --link and --redact-to.")
+    if dry_run and not chosen:
+        raise SettingError(
+            "--dry-run goes with --move, --copy, --link or --redact-to; without one nothing but --out is written."
+        )
+    from ..guard import NsfwGuard
+    from ..redact import Redaction
+    from .actions import Actions
+    from .decode import DecodeSettings
+    from .run import run_scan
+    from .settings import ScanSettings
+    from .sources import parse_sources
+
+    given = list(sources or [])
+    found = parse_sources(given, lists=lists or (), column=column, every_name=every_name, archives=archives)
+    settings = ScanSettings(
+        exact=exact,
+        every=every,
+        workers=workers,
+        max_pixels=DecodeSettings.max_pixels if max_pixels is None else max_pixels,
+        max_bytes=DecodeSettings.max_bytes if max_bytes is None else max_bytes,
+        retry_errors=retry_errors,
+    )
+    actions = None
+    for kind, folder in chosen.items():
+        actions = Actions(
+            kind, folder, sources=found, given=given, out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
+        )
+    _quiet()
+    guard = NsfwGuard(
+        model,
+        policy=policy,
+        device=device or _device(runtime),
+        dtype=dtype,
+        views=views,
+        batch_size=batch_size,
+        runtime=runtime,
+    )
+    if threshold is not None:
+        guard.policy = replace(guard.policy, threshold=threshold)
+    with _progress() as progress:
+        task = progress.add_task("scanning", total=None, said="")
+
+        def on_progress(summary: Summary) -> None:
+            rate = summary.done / summary.seconds if summary.seconds else 0.0
+            said = f"{rate:.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
+            progress.update(task, completed=summary.files, said=said)
+
+        summary = run_scan(
+            guard,
+            found,
+            out,
+            settings,
+            form=form,
+            given=[*given, *(f"--list {name}" for name in lists or ())],
+            actions=actions,
+            on_progress=on_progress,
+            on_total=lambda total: progress.update(task, total=total),
+        )
+    if not summary.files:
+        _err.print(Text(_nothing(summary), style="bold red"), soft_wrap=True)
+        raise typer.Exit(2)
+    if as_json:
+        sys.stdout.write(json.dumps({**summary.to_dict(), **_as_dict(actions)}, indent=2) + "\n")
+    else:
+        _show(summary, actions, out)
+    if actions is not None and actions.failed:
+        raise typer.Exit(2)
+    raise typer.Exit(0 if summary.is_clean else 1)
+
+
+def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
+    share = f" ({summary.flagged / summary.files:.2%})" if summary.flagged else ""
+    _line(
+        f"{summary.files:,} files: {summary.flagged:,} flagged{share}, {summary.errors:,} could not be looked at.",
+        bold=True,
+    )
+    parts = [f"{summary.scored:,} scored", f"{summary.duplicates:,} duplicates", f"{summary.before:,} done before"]
+    rate = summary.done / summary.seconds if summary.seconds else 0.0
+    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {rate:,.1f} files/s.")
+    if summary.scored:
+        _line(f"The limit was the {summary.limit}: the model was busy {summary.busy:.0%} of the time.")
+    if summary.skipped:
+        what = ", ".join(f"{count:,} {why}" for why, count in sorted(summary.skipped.items()))
+        _line(f"Passed over: {what}.")
+    if actions is not None:
+        _show_actions(actions)
+    _line(f"Rows: {out / 'parts'}. A page to look through them: nsfw-guard report {out}")
+
+
+def _show_actions(actions: Actions) -> None:
+    if actions.planned:
+        _line(f"Dry run. To {actions.kind}: {len(actions.planned):,} files.")
+        for path, to in list(actions.planned.items())[:_NAMED]:
+            _line(f"  {path} → {to}")
+    else:
+        _line(f"{actions.kind}: {actions.done:,} files, to {actions.folder}.")
+    for path, why in list(actions.failed.items())[:_NAMED]:
+        _err.print(Text(f"error: {path}: {why}", style="yellow"), soft_wrap=True)
+    if actions.failed:
+        _err.print(Text(f"error: {len(actions.failed):,} flagged files are still where they were.", style="bold red"))
+
+
+def _as_dict(actions: Actions | None) -> dict[str, object]:
+    if actions is None:
+        return {}
+    return {"action": actions.kind, "acted": actions.done, "planned": actions.planned, "failed_actions": actions.failed}
+
+
+def _nothing(summary: Summary) -> str:
+    passed_over = ", ".join(f"{count:,} {why}" for why, count in sorted(summary.skipped.items()))
+    return "error: There is no picture or video in the sources" + (
+        f"; passed over: {passed_over}. --every-name looks at files of any name, --archives into archives in folders."
+        if passed_over
+        else "."
+    )
+
+
+def _line(text: str, *, bold: bool = False) -> None:
+    _out.print(Text(text, style="bold" if bold else ""), soft_wrap=True)
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,}"),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=_err, transient=True)
+
+
+def _device(runtime: str) -> str | None:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and runtime != "onnx" else None
+
+
+def _quiet() -> None:
+    """Switch off the libraries' own progress bars: this process is ours."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()

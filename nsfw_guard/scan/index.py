@@ -1,0 +1,122 @@
+"""What a running scan knows of the rows on disk, in a database of its own: memory does not grow with their number.
+
+It is made from the parts when a scan starts, and is gone when it ends; the parts alone say what was done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from .entry import Entry
+from .row import Row
+
+# What rows of equal content share.
+_CONTENT = (
+    "flagged", "score", "threshold", "level", "reason", "labels", "kind", "width", "height", "frames", "frame",
+    "views", "model", "preprocessing", "policy", "evidence", "error",
+)  # fmt: skip
+
+
+class Index:
+    """Paths with the version that was scanned, and results by content.
+
+    Args:
+        file: Of the database; what is there is overwritten.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.unlink(missing_ok=True)
+        # One connection, with which the threads of a scan take turns.
+        self._turn = threading.Lock()
+        self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        # It is made anew after a crash: nothing has to be on the disk.
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;"
+            "CREATE TABLE paths (path BLOB PRIMARY KEY, version BLOB, part INTEGER, status TEXT) WITHOUT ROWID;"
+            "CREATE TABLE contents (sha256 BLOB PRIMARY KEY, result TEXT) WITHOUT ROWID;"
+            "BEGIN"
+        )
+
+    def close(self) -> None:
+        """Remove it."""
+        self._database.close()
+        self._file.unlink(missing_ok=True)
+
+    def _run(self, statement: str, *values: Any) -> Any:
+        with self._turn:
+            return self._database.execute(statement, values).fetchone()
+
+    def status(self, path: str, version: bytes) -> str:
+        """Say what is known of a version of a file.
+
+        Returns:
+            ``"clean"``, ``"flagged"`` or ``"error"``; ``"claimed"``: it is under way; ``"new"``: nothing.
+        """
+        found = self._run("SELECT version, status FROM paths WHERE path = ?", _digest(path))
+        return found[1] if found is not None and found[0] == version else "new"
+
+    def part(self, path: str) -> int | None:
+        """Return the number of the part that has a file's row; ``None``: no part has it."""
+        found = self._run("SELECT part FROM paths WHERE path = ?", _digest(path))
+        return None if found is None else found[0]
+
+    def claim(self, path: str, version: bytes) -> None:
+        """Note that a version of a file is being scanned; the part that has its last row stays known."""
+        self._run(
+            "INSERT INTO paths VALUES (?, ?, NULL, 'claimed') "
+            "ON CONFLICT (path) DO UPDATE SET version = excluded.version, status = excluded.status",
+            _digest(path),
+            version,
+        )
+
+    def add(self, row: Row, part: int, *, final: bool = True) -> int | None:
+        """Note that a part has a file's row; return the number of the part that had it before.
+
+        Args:
+            row: The row.
+            part: The number of the part.
+            final: Whether that file is done as long as it does not change.
+        """
+        before = self.part(row.path)
+        version = version_of(row) if final else b""
+        self._run("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", _digest(row.path), version, part, _status(row))
+        return before
+
+    def learn(self, row: Row) -> None:
+        """Note the result of a content."""
+        if row.sha256 is not None:
+            values = asdict(row)
+            result = json.dumps([values[name] for name in _CONTENT])
+            self._run("INSERT OR REPLACE INTO contents VALUES (?, ?)", bytes.fromhex(row.sha256), result)
+
+    def result(self, sha256: str) -> Row | None:
+        """Return a row with the result of a content, and nothing about a file; ``None``: it is not known."""
+        found = self._run("SELECT result FROM contents WHERE sha256 = ?", bytes.fromhex(sha256))
+        if found is None:
+            return None
+        return replace(Row(path="", sha256=sha256), **dict(zip(_CONTENT, json.loads(found[0]), strict=True)))
+
+
+def version_of(what: Row | Entry, model: str = "", preprocessing: str = "") -> bytes:
+    """Return what says which version of a file was scanned, with which model and preprocessing; a row has its own."""
+    if isinstance(what, Row):
+        model, preprocessing = what.model, what.preprocessing
+    return _digest(json.dumps([what.size, what.mtime, what.etag, model, preprocessing]))
+
+
+def _status(row: Row) -> str:
+    if row.flagged:
+        return "flagged"
+    return "clean" if row.error is None else "error"
+
+
+def _digest(text: str) -> bytes:
+    # 128 bits: among 10^9 names the chance that any two are the same is 10^-21.
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

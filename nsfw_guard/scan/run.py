@@ -1,0 +1,113 @@
+"""A whole scan, from the sources to rows on the disk and a summary."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..guard import NsfwGuard
+from ..identity import model_identity
+from .actions import Actions
+from .engine import Scan
+from .evidence import Decider, now
+from .settings import ScanSettings
+from .sources import Sources
+from .store import Store, read_manifest
+from .summary import Summary
+
+
+def run_scan(
+    guard: NsfwGuard,
+    sources: Sources,
+    out: str | Path,
+    settings: ScanSettings | None = None,
+    *,
+    form: str = "parquet",
+    given: list[str] | None = None,
+    actions: Actions | None = None,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+    on_total: Callable[[int], None] = lambda total: None,
+) -> Summary:
+    """Look at every picture and video of some sources, and write a row about each.
+
+    What is done already, in the same folder, by the same model and preprocessing, and has not changed, is not looked at
+    again; rows that another policy decided are decided again, without the model.
+
+    Args:
+        guard: Its model, views and policy count; each file is judged by itself.
+        sources: See ``parse_sources``.
+        out: The folder for the rows: ``parts/part-*.parquet`` and ``scan.json``.
+        settings: How.
+        form: ``"parquet"``, ``"jsonl"`` or ``"csv"``.
+        given: What the sources were called, for ``scan.json``.
+        actions: What to do with flagged files.
+        on_progress: Called several times a second while it runs.
+        on_total: Called once it is known how many files there are.
+
+    Returns:
+        The counts of this run.
+
+    Raises:
+        SettingError: Another scan runs in the folder, or it holds something else.
+        OSError: It cannot be written; what is there stays.
+    """
+    settings = settings or ScanSettings()
+    classifier = guard.classifier
+    decider = Decider(
+        guard.card,
+        classifier.labels,
+        guard.policy,
+        model=model_identity(guard),
+        preprocessing=settings.preprocessing(guard),
+    )
+    store = Store(
+        Path(out),
+        form,
+        model=decider.model,
+        preprocessing=decider.preprocessing,
+        labels=classifier.labels,
+        redecide=decider.again,
+        retry_errors=settings.retry_errors,
+    )
+    before = read_manifest(store.out, missing_ok=True)
+    manifest: dict[str, Any] = {
+        "created": before.get("created", now()),
+        "updated": now(),
+        "model": decider.model,
+        "preprocessing": decider.preprocessing,
+        "policy": decider.policy.to_dict(),
+        "labels": list(classifier.labels),
+        "format": form,
+        "sources": given or [],
+        "summary": None,
+    }
+    counting = threading.Event()
+    try:
+        store.write_manifest(manifest)
+        scan = Scan(
+            guard,
+            sources,
+            store,
+            decider,
+            settings,
+            on_rows=actions.on_rows if actions else lambda rows: None,
+            on_flagged_before=actions.on_flagged if actions else lambda entry: None,
+            on_progress=on_progress,
+        )
+        threading.Thread(target=_count, args=(sources, counting, on_total), daemon=True).start()
+        summary = scan.run()
+        store.tidy()
+        store.write_manifest({**manifest, "summary": summary.to_dict()})
+    finally:
+        counting.set()
+        store.close()
+    return summary
+
+
+def _count(sources: Sources, stop: threading.Event, on_total: Callable[[int], None]) -> None:
+    """Count the files, for the progress bar; of sources that cannot be counted quickly nothing is said."""
+    total = sources.count(stop) if hasattr(sources, "count") else None
+    if total is not None:
+        on_total(total)

@@ -1,0 +1,88 @@
+"""What a scan did, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .row import Row
+
+
+@dataclass
+class Summary:
+    """Counts of one run; a file is one picture or video.
+
+    Attributes:
+        files: How many were found.
+        before: How many of them had their row already, unchanged.
+        scored: How many the model looked at.
+        duplicates: How many have the content of another, and so its result.
+        flagged: How many are flagged, those before included.
+        errors: How many could not be looked at, those before included.
+        frames: How many frames the model looked at.
+        bytes: Of the files that were read.
+        seconds: How long it took so far.
+        starved: For how many of these the model waited for frames.
+        skipped: Files that were passed over: why → how many.
+    """
+
+    files: int = 0
+    before: int = 0
+    scored: int = 0
+    duplicates: int = 0
+    flagged: int = 0
+    errors: int = 0
+    frames: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    starved: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def count(self, row: Row, *, duplicate: bool) -> None:
+        """Count a row of this run."""
+        self.flagged += row.flagged is True
+        self.errors += row.error is not None
+        self.bytes += row.size or 0
+        if duplicate:
+            self.duplicates += 1
+        elif row.error is None:
+            self.scored += 1
+            self.frames += row.frames or 0
+
+    @property
+    def done(self) -> int:
+        """How many files got a row in this run."""
+        return self.files - self.before
+
+    @property
+    def limit(self) -> str:
+        """What more of would make it faster: ``"model"`` or ``"decoder"``; the decoder's part includes reading."""
+        return "model" if self.busy >= 0.9 else "decoder"
+
+    @property
+    def busy(self) -> float:
+        """For which share of the time the model was not waiting for frames, in [0, 1]."""
+        return 1 - min(1.0, self.starved / self.seconds) if self.seconds else 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every file was looked at, and none is flagged."""
+        return not self.flagged and not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        return {
+            "files": self.files,
+            "before": self.before,
+            "scored": self.scored,
+            "duplicates": self.duplicates,
+            "flagged": self.flagged,
+            "errors": self.errors,
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "files_per_second": round(self.done / self.seconds, 2) if self.seconds else 0.0,
+            "limit": self.limit,
+            "model_busy": round(self.busy, 3),
+            "skipped": dict(self.skipped),
+        }

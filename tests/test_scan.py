@@ -1,0 +1,676 @@
+"""Scanning local files: rows, resuming, duplicates, what fails, what is done with what is flagged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nsfw_guard import NsfwGuard, Policy
+from nsfw_guard.cli import app
+from nsfw_guard.demo.shapes import Scene, render
+from nsfw_guard.errors import SettingError
+from nsfw_guard.scan import parts, store
+from nsfw_guard.scan.actions import Actions
+from nsfw_guard.scan.evidence import Decider, Evidence
+from nsfw_guard.scan.parts import FORMATS, part_files, read_part, read_rows, write_part
+from nsfw_guard.scan.row import Row
+from nsfw_guard.scan.run import run_scan
+from nsfw_guard.scan.settings import ScanSettings
+from nsfw_guard.scan.sources import parse_sources
+from nsfw_guard.verdict import Scores
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def draw(path, shape="circle", color="red", size=96):
+    pixels = render([Scene(shape, color, "blue")], size)[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three safe pictures, two flagged ones of different content, and a copy of one of these."""
+    folder = tmp_path / "pictures"
+    for name, shape, color in (
+        ("a.png", "circle", "red"),
+        ("b.jpg", "square", "green"),
+        ("sub/c.webp", "heart", "yellow"),
+        ("sub/d.png", "triangle", "red"),
+        ("sub/deep/e.jpg", "triangle", "yellow"),
+    ):
+        draw(folder / name, shape, color)
+    (folder / "copy of d.png").write_bytes((folder / "sub/d.png").read_bytes())
+    return folder
+
+
+def scan(demo, out, *sources, form="parquet", actions=None, guard=None, **settings):
+    found = parse_sources([str(source) for source in sources])
+    return run_scan(guard or demo, found, out, ScanSettings(workers=2, **settings), form=form, actions=actions)
+
+
+def rows_of(out):
+    """Path → row; every path once."""
+    rows = list(read_rows(out))
+    assert len({row.path for row in rows}) == len(rows)
+    return {row.path: row for row in rows}
+
+
+def command(*arguments):
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return runner.invoke(app, ["scan", *map(str, arguments), "--model", "demo", "--dtype", "float32"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_file_has_one_row_with_what_the_guard_says_of_it(demo, folder, tmp_path, form):
+    summary = scan(demo, tmp_path / "out", folder, form=form)
+    rows = rows_of(tmp_path / "out")
+    assert set(rows) == {str(path) for path in folder.rglob("*") if path.is_file()}
+    assert (summary.files, summary.scored, summary.duplicates, summary.flagged, summary.errors) == (6, 5, 1, 3, 0)
+    for path, row in rows.items():
+        verdict = demo.check(path)[0]
+        assert (row.flagged, row.score, row.threshold, row.reason) == (
+            verdict.flagged,
+            pytest.approx(verdict.score, abs=1e-6),
+            verdict.threshold,
+            verdict.reason,
+        )
+        assert row.labels == pytest.approx(verdict.labels, abs=1e-6)
+        assert row.level == verdict.level.name.lower()
+        assert (row.kind, row.width, row.height, row.frames) == ("image", 96, 96, 1)
+        assert row.size == os.stat(path).st_size
+        assert row.mtime == os.stat(path).st_mtime
+        assert row.model.startswith("demo@sha256:")
+        assert row.error is None
+    assert rows[str(folder / "sub/d.png")].sha256 == rows[str(folder / "copy of d.png")].sha256
+    manifest = json.loads((tmp_path / "out/scan.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert manifest["labels"] == list(demo.classifier.labels)
+    assert manifest["summary"]["flagged"] == 3
+
+
+def test_parquet_has_a_column_for_each_label(demo, folder, tmp_path):
+    import pyarrow.parquet
+
+    scan(demo, tmp_path / "out", folder)
+    table = pyarrow.parquet.read_table(tmp_path / "out/parts")
+    assert [name for name in table.column_names if name.startswith("p_")] == [
+        "p_" + label for label in demo.classifier.labels
+    ]
+    assert table.num_rows == 6
+    assert sum(table["flagged"].to_pylist()) == 3
+
+
+def test_equal_contents_are_scored_once(demo, tmp_path, monkeypatch):
+    original = draw(tmp_path / "in/0.png", "triangle")
+    for number in range(1, 40):
+        (tmp_path / f"in/{number}.png").write_bytes(original.read_bytes())
+    seen = []
+    classify = NsfwGuard.classify
+    monkeypatch.setattr(
+        NsfwGuard, "classify", lambda self, images, **options: seen.extend(images) or classify(self, images, **options)
+    )
+    summary = scan(demo, tmp_path / "out", tmp_path / "in")
+    assert len(seen) == 1
+    assert (summary.scored, summary.duplicates, summary.flagged) == (1, 39, 40)
+    assert {row.score for row in rows_of(tmp_path / "out").values()} == {next(read_rows(tmp_path / "out")).score}
+
+
+def test_only_what_is_new_or_changed_is_scored_again(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder)
+    again = scan(demo, tmp_path / "out", folder)
+    assert (again.before, again.scored, again.flagged, again.done) == (6, 0, 3, 0)
+    draw(folder / "new.png", "cross")
+    draw(folder / "a.png", "triangle", "pink")
+    third = scan(demo, tmp_path / "out", folder)
+    assert (third.before, third.scored, third.flagged) == (5, 2, 4)
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 7
+    assert rows[str(folder / "a.png")].flagged
+
+
+def test_a_touched_file_is_read_again_and_not_scored_again(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder)
+    os.utime(folder / "a.png", (1, 1))
+    again = scan(demo, tmp_path / "out", folder)
+    assert (again.before, again.scored, again.duplicates) == (5, 0, 1)
+    assert rows_of(tmp_path / "out")[str(folder / "a.png")].mtime == 1
+
+
+def test_another_model_or_preprocessing_scores_everything_again(demo, folder, tmp_path, tiny):
+    scan(demo, tmp_path / "out", folder)
+    assert scan(demo, tmp_path / "out", folder, exact=True).scored == 5
+    assert scan(demo, tmp_path / "out", folder, guard=tiny, exact=True).scored == 5
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 6
+    assert all(set(row.labels) == {"normal", "nsfw"} for row in rows.values())
+
+
+def test_another_policy_decides_again_without_the_model(own_demo, folder, tmp_path, monkeypatch):
+    scan(own_demo, tmp_path / "out", folder)
+    own_demo.policy = Policy(threshold=1.0, per_label={"heart": 0.5})
+    monkeypatch.setattr(NsfwGuard, "classify", lambda *_, **__: pytest.fail("the model was asked"))
+    summary = scan(own_demo, tmp_path / "out", folder)
+    assert (summary.before, summary.flagged) == (6, 1)
+    flagged = [row for row in rows_of(tmp_path / "out").values() if row.flagged]
+    assert [(Path(row.path).name, row.reason) for row in flagged] == [("c.webp", "label")]
+    assert json.loads(flagged[0].policy)["per_label"] == {"heart": 0.5}
+
+
+def test_broken_files_are_rows_with_their_errors(demo, folder, tmp_path):
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no picture")
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    summary = scan(demo, tmp_path / "out", folder)
+    errors = {Path(path).name: row.error for path, row in rows_of(tmp_path / "out").items() if row.error}
+    assert set(errors) == {"empty.png", "text.jpg", "half.jpg", "gone.png"}
+    assert summary.errors == 4
+    assert not summary.is_clean
+    assert all(error and "\n" not in error and " at 0x" not in error for error in errors.values())
+    assert all(row.flagged is None and row.score is None for row in read_rows(tmp_path / "out") if row.error)
+
+
+def test_broken_files_are_tried_again_when_they_change_or_when_asked(demo, folder, tmp_path):
+    (folder / "text.jpg").write_text("no picture")
+    scan(demo, tmp_path / "out", folder)
+    assert scan(demo, tmp_path / "out", folder).done == 0
+    assert scan(demo, tmp_path / "out", folder, retry_errors=True).done == 1
+    draw(folder / "text.jpg", "triangle", "pink")
+    assert scan(demo, tmp_path / "out", folder).flagged == 4
+    assert rows_of(tmp_path / "out")[str(folder / "text.jpg")].error is None
+
+
+def test_what_could_not_be_read_is_always_tried_again(demo, folder, tmp_path):
+    link = folder / "late.png"
+    link.symlink_to(tmp_path / "late.png")
+    assert scan(demo, tmp_path / "out", folder).errors == 1
+    draw(tmp_path / "late.png", "triangle", "pink")
+    again = scan(demo, tmp_path / "out", folder)
+    assert (again.errors, again.flagged, again.done) == (0, 4, 1)
+
+
+def test_a_file_that_is_too_large_is_a_row(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder, max_bytes=1000, max_pixels=96 * 96)
+    errors = [row.error for row in read_rows(tmp_path / "out") if row.error]
+    assert errors
+    assert all("larger than 1000 bytes" in error for error in errors)
+    draw(folder / "wide.png", size=97)
+    scan(demo, tmp_path / "out2", folder, max_pixels=96 * 96)
+    (error,) = [row.error for row in read_rows(tmp_path / "out2") if row.error]
+    assert "97x97" in error
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error_and_scanned_the_next_time(
+    demo, folder, tmp_path, monkeypatch
+):
+    from nsfw_guard.scan import engine
+
+    real = engine.looks_like_video
+
+    def meanwhile(start, name):
+        if name.endswith("a.png"):
+            os.utime(name, (5, 5))
+        return real(start, name)
+
+    monkeypatch.setattr(engine, "looks_like_video", meanwhile)
+    assert scan(demo, tmp_path / "out", folder).errors == 1
+    assert "changed while it was read" in rows_of(tmp_path / "out")[str(folder / "a.png")].error
+    monkeypatch.undo()
+    assert scan(demo, tmp_path / "out", folder).errors == 0
+
+
+def test_a_flagged_frame_of_a_file_that_breaks_later_flags_it(demo):
+    decider = Decider(demo.card, demo.classifier.labels, demo.policy, model="m", preprocessing="p")
+    evidence = Evidence()
+    evidence.add(demo.classify(render([Scene("triangle", "red", "blue")], 96)), 0, 0)
+    row = decider.row("/x.gif", evidence, error="breaks off")
+    assert (row.flagged, row.error) == (True, "breaks off")
+    calm = Evidence()
+    calm.add(demo.classify(render([Scene("circle", "red", "blue")], 96)), 0, 0)
+    row = decider.row("/x.gif", calm, error="breaks off")
+    assert (row.flagged, row.score, row.error) == (None, None, "breaks off")
+
+
+def test_an_animation_goes_by_its_worst_frame(demo, tmp_path):
+    shapes = ["circle", "square", "triangle", "heart"]
+    frames = [
+        Image.fromarray((render([Scene(s, "red", "blue")], 96)[0] * 255).byte().permute(1, 2, 0).numpy())
+        for s in shapes
+    ]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100)
+    scan(demo, tmp_path / "out", tmp_path / "x.gif")
+    (row,) = read_rows(tmp_path / "out")
+    assert (row.kind, row.frames, row.frame, row.flagged) == ("animation", 4, 2, True)
+    scan(demo, tmp_path / "every", tmp_path / "x.gif", every=3)
+    (row,) = read_rows(tmp_path / "every")
+    assert (row.frames, row.flagged) == (2, False)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_kept_views_decide_as_all_views_do(demo, seed):
+    """The property that re-deciding rests on, for any policy."""
+    generator = np.random.default_rng(seed)
+    labels = demo.classifier.labels
+    for _ in range(60):
+        frames = [
+            tuple(
+                tuple(float(p) for p in np.float32(generator.dirichlet(np.ones(len(labels)))))
+                for _ in range(generator.integers(1, 4))
+            )
+            for _ in range(generator.integers(1, 12))
+        ]
+        evidence = Evidence()
+        for index, views in enumerate(frames):
+            evidence.add(Scores(demo.card, labels, (views,), (None,)), 0, index)
+        everything = Scores(demo.card, labels, (tuple(view for views in frames for view in views),), (None,))
+        policy = Policy(
+            level=generator.choice(["low", "medium", "high"]).item(),
+            threshold=float(generator.uniform(0, 1)),
+            per_label={
+                str(label): float(generator.uniform(0.3, 1)) for label in generator.choice(labels, 2, replace=False)
+            },
+        )
+        expected = policy.decide(everything)[0]
+        first = Decider(demo.card, labels, Policy(), model="m", preprocessing="p").row("/x", evidence)
+        again = Decider(demo.card, labels, policy, model="m", preprocessing="p").again(first)
+        assert (again.flagged, again.score, again.reason, again.level) == (
+            expected.flagged,
+            expected.score,
+            expected.reason,
+            expected.level.name.lower(),
+        )
+        assert len(first.looked_at) <= len(labels) + 3
+
+
+def test_non_finite_scores_stay_flagged_whatever_the_policy(demo):
+    labels = demo.classifier.labels
+    nan = (float("nan"),) * len(labels)
+    calm = (1.0, *(0.0,) * (len(labels) - 1))
+    evidence = Evidence()
+    evidence.add(Scores(demo.card, labels, ((calm, nan, calm),), (None,)), 0, 0)
+    row = Decider(demo.card, labels, Policy(), model="m", preprocessing="p").row("/x", evidence)
+    assert (row.flagged, row.reason) == (True, "non_finite")
+    again = Decider(demo.card, labels, Policy(threshold=1.0), model="m", preprocessing="p").again(row)
+    assert (again.flagged, again.reason) == (True, "non_finite")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_parts_give_back_the_rows_they_were_given(tmp_path, form):
+    rows = [
+        Row(
+            '/a\nb,"c".jpg', "ab" * 32, 3, 1.25, 'W/"x"', True, 0.7, 0.5, "high", "score", {"normal": 0.3, "nsfw": 0.7},
+            "image", 3, 4, 1, 0, 2, "m@1", "p", "{}", "[[0, [0.3, 0.7]]]", 1.5, "2026-01-01T00:00:00+00:00",
+        ),
+        Row("/日本\r\n🦊.png", error="bröken"),
+        Row("=cmd()", flagged=False, score=0.1 + 0.2, labels={"normal": 1 / 3, "nsfw": 2 / 3}),
+    ]  # fmt: skip
+    part = tmp_path / f"part-000001.{form}"
+    assert write_part(part, rows, ["normal", "nsfw"]) == 3
+    assert list(read_part(part)) == rows
+    assert [path.name for path in tmp_path.iterdir()] == [part.name]
+
+
+def test_a_part_that_cannot_be_written_leaves_what_was_there(tmp_path):
+    part = tmp_path / "part-000001.jsonl"
+    write_part(part, [Row("/a")], [])
+
+    def rows():
+        yield Row("/b")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_part(part, rows(), [])
+    assert [row.path for row in read_part(part)] == ["/a"]
+    assert [path.name for path in tmp_path.iterdir()] == [part.name]
+
+
+def test_small_parts_are_put_together_and_old_rows_removed(demo, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROWS_PER_PART", 1)
+    scan(demo, tmp_path / "out", folder)
+    (part,) = part_files(tmp_path / "out")
+    assert len(list(read_part(part))) == 6
+    for number in range(3):
+        draw(folder / "a.png", "circle", ["green", "white", "pink"][number])
+        scan(demo, tmp_path / "out", folder)
+    assert len(part_files(tmp_path / "out")) == 1
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
+def test_parts_are_put_together_up_to_their_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROWS_PER_MERGED_PART", 4)
+    rows = store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+    for number in range(6):
+        rows.add(Row(f"/{number}", model="m", preprocessing="p"))
+        assert [row.path for row in rows.flush()] == [f"/{number}"]
+    rows.add(Row("/2", model="m", preprocessing="p", size=7))
+    rows.flush()
+    rows.tidy()
+    parts_left = [[row.path for row in read_part(part)] for part in part_files(tmp_path / "out")]
+    assert parts_left == [["/0", "/1", "/3", "/4"], ["/5", "/2"]]
+    assert [row.size for row in rows.rows()] == [None] * 5 + [7]
+    rows.close()
+
+
+def test_a_second_scan_into_a_folder_is_refused_while_the_first_runs(demo, folder, tmp_path, monkeypatch):
+    entered, leave = threading.Event(), threading.Event()
+    classify = NsfwGuard.classify
+
+    def slow(self, images, **options):
+        entered.set()
+        assert leave.wait(60)
+        return classify(self, images, **options)
+
+    monkeypatch.setattr(NsfwGuard, "classify", slow)
+    first = threading.Thread(target=scan, args=(demo, tmp_path / "out", folder))
+    first.start()
+    assert entered.wait(60)
+    try:
+        with pytest.raises(SettingError, match="in use by another scan"):
+            scan(demo, tmp_path / "out", folder)
+    finally:
+        leave.set()
+        first.join()
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ('{"schema_version": 2}', "newer nsfw_guard: schema 2, and this one knows 1"),
+        ('{"schema_version": 0}', "older nsfw_guard: schema 0"),
+        ("{", "damaged"),
+        ('["schema_version"]', "damaged"),
+    ],
+)
+def test_a_manifest_of_another_schema_is_refused_and_nothing_touched(demo, folder, tmp_path, manifest, words):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/scan.json").write_text(manifest)
+    with pytest.raises(SettingError, match=words):
+        scan(demo, tmp_path / "out", folder)
+    assert (tmp_path / "out/scan.json").read_text() == manifest
+    (tmp_path / "out/scan.json").unlink()
+    assert scan(demo, tmp_path / "out", folder).scored == 5  # the lock was let go of
+
+
+def test_another_format_in_the_same_folder_is_refused(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder, form="csv")
+    with pytest.raises(SettingError, match="in the format csv; expected jsonl"):
+        scan(demo, tmp_path / "out", folder, form="jsonl")
+    with pytest.raises(SettingError, match="--format is 'xml'"):
+        scan(demo, tmp_path / "out", folder, form="xml")
+
+
+def test_rows_without_a_manifest_are_not_taken_for_a_scan(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder)
+    (tmp_path / "out/scan.json").unlink()
+    with pytest.raises(SettingError, match="no scan.json"):
+        scan(demo, tmp_path / "out", folder)
+    with pytest.raises(SettingError, match="no scan.json"):
+        list(read_rows(tmp_path / "out"))
+
+
+def test_without_pyarrow_parquet_says_what_to_install(demo, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(SettingError, match=r"pip install 'nsfw-guard\[scan\]'.*--format jsonl"):
+        scan(demo, tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_model_stops_the_scan_and_keeps_what_is_done(demo, folder, tmp_path, monkeypatch):
+    calls = []
+    classify = NsfwGuard.classify
+
+    def failing(self, images, **options):
+        calls.append(len(images))
+        if len(calls) > 1:
+            raise RuntimeError("device lost")
+        return classify(self, images[:1], **options) if False else classify(self, images, **options)
+
+    monkeypatch.setattr(NsfwGuard, "classify", failing)
+    monkeypatch.setattr(demo, "batch_size", 1)
+    with pytest.raises(RuntimeError, match="device lost"):
+        scan(demo, tmp_path / "out", folder)
+    assert len(rows_of(tmp_path / "out")) == 1
+    monkeypatch.undo()
+    assert scan(demo, tmp_path / "out", folder).before == 1
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
+def test_one_frame_that_is_refused_does_not_take_its_batch_along(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.errors import ImageError
+
+    classify = NsfwGuard.classify
+    means = sorted(float(np.asarray(Image.open(path)).mean()) for path in folder.rglob("*.*"))
+
+    def picky(self, images, **options):
+        if any(float(image.float().mean()) > means[3] - 0.01 for image in images):
+            raise ImageError("too bright")
+        return classify(self, images, **options)
+
+    monkeypatch.setattr(NsfwGuard, "classify", picky)
+    scan(demo, tmp_path / "out", folder)
+    rows = rows_of(tmp_path / "out").values()
+    refused = [row for row in rows if row.error]
+    assert 0 < len(refused) < 6
+    assert all(row.error == "too bright" for row in refused)
+
+
+def test_a_listing_that_fails_is_no_complete_scan(demo, folder, tmp_path, monkeypatch):
+    found = parse_sources([str(folder)])
+    real = found.entries
+
+    def failing(wanted=None):
+        yield next(iter(real(wanted)))
+        raise OSError("the network is gone")
+
+    monkeypatch.setattr(found, "entries", failing)
+    with pytest.raises(OSError, match="the network is gone"):
+        run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
+def test_a_full_disk_stops_with_a_clear_error_and_intact_parts(folder, tmp_path):
+    """A limit on file sizes stands in for the full disk: the write itself fails, in the system."""
+    for number in range(40):
+        draw(folder / f"{number}.png", "circle", size=40 + number)
+    script = (
+        "import resource, sys; from nsfw_guard.scan import store; store.ROWS_PER_PART = 10\n"
+        "import nsfw_guard.scan.index as index; index.Index.__init__.__globals__['sqlite3']\n"
+        "from nsfw_guard.cli import main\n"
+        "import nsfw_guard.scan.store as s\n"
+        "real = s.write_part\n"
+        "def limited(part, rows, labels):\n"
+        "    if len(s.part_files(part.parent.parent)) == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    return real(part, rows, labels)\n"
+        "s.write_part = limited\n"
+        "main()"
+    )
+    arguments = ["scan", folder, "--out", tmp_path / "out", "--model", "demo", "--format", "jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = list(read_rows(tmp_path / "out"))
+    assert len(part_files(tmp_path / "out")) == 2
+    assert len(rows) >= 20
+    assert not list((tmp_path / "out/parts").glob(".*"))
+
+
+# What is done with flagged files.
+
+
+def act(demo, kind, folder, to, out, guard=None, dry_run=False, redaction="blur"):
+    from nsfw_guard import Redaction
+
+    found = parse_sources([str(folder)])
+    actions = Actions(
+        kind, to, sources=found, given=[str(folder)], out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
+    )
+    run_scan(guard or demo, found, out, ScanSettings(workers=2), actions=actions)
+    return actions
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+FLAGGED = ["copy of d.png", "sub/d.png", "sub/deep/e.jpg"]
+
+
+def test_move(demo, folder, tmp_path):
+    content = (folder / "sub/d.png").read_bytes()
+    actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    assert files_in(tmp_path / "to") == FLAGGED
+    assert files_in(folder) == ["a.png", "b.jpg", "sub/c.webp"]
+    assert (tmp_path / "to/sub/d.png").read_bytes() == content
+    assert (actions.done, actions.failed) == (3, {})
+    log = [json.loads(line) for line in (tmp_path / "out/actions.jsonl").read_text().splitlines()]
+    assert {entry["path"] for entry in log} == {str(folder / name) for name in FLAGGED}
+    assert {entry["to"] for entry in log} == {str(tmp_path / "to" / name) for name in FLAGGED}
+    assert len(rows_of(tmp_path / "out")) == 6  # what was found is still known
+
+
+@pytest.mark.parametrize("kind", ["copy", "link"])
+def test_copy_and_link_leave_the_originals_and_do_nothing_twice(demo, folder, tmp_path, kind):
+    before = files_in(folder)
+    act(demo, kind, folder, tmp_path / "to", tmp_path / "out")
+    again = act(demo, kind, folder, tmp_path / "to", tmp_path / "out")
+    assert files_in(folder) == before
+    assert files_in(tmp_path / "to") == FLAGGED
+    assert again.done == 3
+    for name in FLAGGED:
+        assert (tmp_path / "to" / name).is_symlink() == (kind == "link")
+        assert (tmp_path / "to" / name).read_bytes() == (folder / name).read_bytes()
+    assert len((tmp_path / "out/actions.jsonl").read_text().splitlines()) == 3
+
+
+def test_redact_to_writes_redacted_copies_only(demo, folder, tmp_path):
+    act(demo, "redact", folder, tmp_path / "to", tmp_path / "out")
+    act(demo, "redact", folder, tmp_path / "to", tmp_path / "out")
+    assert files_in(tmp_path / "to") == FLAGGED
+    for name in FLAGGED:
+        with Image.open(tmp_path / "to" / name) as redacted, Image.open(folder / name) as original:
+            assert redacted.format == original.format
+            difference = np.abs(np.asarray(redacted, dtype=float) - np.asarray(original, dtype=float))
+        assert difference.mean() > 2
+
+
+def test_actions_take_up_what_an_earlier_scan_has_flagged(demo, folder, tmp_path):
+    scan(demo, tmp_path / "out", folder)
+    actions = act(demo, "copy", folder, tmp_path / "to", tmp_path / "out")
+    assert actions.done == 3
+    assert files_in(tmp_path / "to") == FLAGGED
+
+
+def test_nothing_is_overwritten(demo, folder, tmp_path):
+    (tmp_path / "to/sub").mkdir(parents=True)
+    (tmp_path / "to/sub/d.png").write_text("somebody else's")
+    act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    assert (tmp_path / "to/sub/d.png").read_text() == "somebody else's"
+    (other,) = (tmp_path / "to/sub").glob("d.*.png")
+    assert Image.open(other).size == (96, 96)
+    assert not (folder / "sub/d.png").exists()
+
+
+def test_dry_run_names_them_and_touches_nothing(demo, folder, tmp_path):
+    before = files_in(folder)
+    actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out", dry_run=True)
+    assert actions.planned == {str(folder / name): str(tmp_path / "to" / name) for name in FLAGGED}
+    assert files_in(folder) == before
+    assert not (tmp_path / "to").exists()
+    assert not (tmp_path / "out/actions.jsonl").exists()
+
+
+def test_a_file_that_changed_after_its_scan_is_not_moved(demo, folder, tmp_path):
+    found = parse_sources([str(folder)])
+    from nsfw_guard import Redaction
+
+    actions = Actions("move", tmp_path / "to", sources=found, given=[], out=tmp_path, redaction=Redaction())
+    path = str(folder / "sub/d.png")
+    actions.on_rows([Row(path, size=1, mtime=2.0, flagged=True)])
+    assert "changed since it was scanned" in actions.failed[path]
+    assert (folder / "sub/d.png").exists()
+    assert files_in(tmp_path / "to") == []
+
+
+def test_a_folder_to_move_to_inside_the_source_is_refused(demo, folder, tmp_path):
+    with pytest.raises(SettingError, match="which is scanned"):
+        act(demo, "move", folder, folder / "flagged", tmp_path / "out")
+
+
+# The command.
+
+
+def test_the_command_says_what_it_found(folder, tmp_path):
+    (folder / "notes.txt").write_text("no picture")
+    result = command(folder, "--out", tmp_path / "out")
+    assert result.exit_code == 1, result.output
+    assert "6 files: 3 flagged (50.00%), 0 could not be looked at." in result.stdout
+    assert "5 scored, 1 duplicates, 0 done before" in result.stdout
+    assert "Passed over: 1 other type." in result.stdout
+    assert f"nsfw-guard report {tmp_path / 'out'}" in result.stdout
+
+
+def test_exit_code_0_is_for_what_is_all_looked_at_and_clean(folder, tmp_path):
+    assert command(folder / "a.png", folder / "b.jpg", "--out", tmp_path / "out").exit_code == 0
+    (folder / "x.jpg").write_text("no picture")
+    assert command(folder / "a.png", folder / "x.jpg", "--out", tmp_path / "out").exit_code == 1
+
+
+def test_the_summary_as_json(folder, tmp_path):
+    result = command(folder, "--out", tmp_path / "out", "--json", "--copy", tmp_path / "to")
+    summary = json.loads(result.stdout)
+    assert (summary["files"], summary["flagged"], summary["acted"]) == (6, 3, 3)
+    assert summary["limit"] in ("model", "decoder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "There is nothing to scan"),
+        (["nowhere.png"], "There is no file or folder nowhere.png"),
+        (["{folder}", "--move", "x", "--copy", "y"], "Choose one of"),
+        (["{folder}", "--dry-run"], "--dry-run goes with"),
+        (["{folder}", "--format", "xml"], "--format is 'xml'"),
+        (["{folder}", "--every", "0"], "every is 0"),
+        (["{folder}", "--workers", "0"], "workers is 0"),
+        (["{folder}", "--threshold", "2"], "threshold is 2.0"),
+        (["{folder}", "--redact-to", "x", "--redaction", "none"], "choose another redaction"),
+        (["{folder}", "--list", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_bad_arguments(folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = command(*(argument.format(folder=folder) for argument in arguments), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not (tmp_path / "out/parts").exists()
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").touch()
+    result = command(tmp_path / "in", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "no picture or video" in result.stderr
+    assert "1 other type" in result.stderr
+
+
+def test_reading_rows_needs_neither_torch_nor_a_model():
+    code = "import sys, nsfw_guard.scan.parts; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert parts.FORMATS == FORMATS
