@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import ImageError
+from .errors import ImageError, one_line
 from .frames import Frames
 
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
@@ -25,6 +25,13 @@ _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
 
 class Picture:
     """One picture; each of its frames is classified.
+
+    Args:
+        picture: As it was opened, or as a caller made it.
+        name: What error messages call it.
+        data: The encoded file, if it is at hand; else an animated picture's own file is read.
+        opener: How ``data`` is opened again: to read frames without moving ``picture``.
+        max_pixels: More than so many in a frame are refused; ``None``: ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Attributes:
         original: The caller's PIL image, or the one that was opened from a path or bytes.
@@ -38,18 +45,28 @@ class Picture:
     at_once = 1
     device = None
 
-    def __init__(self, picture: Image.Image, name: str) -> None:
+    def __init__(
+        self,
+        picture: Image.Image,
+        name: str,
+        *,
+        data: bytes | None = None,
+        opener: Callable[[io.BytesIO], Image.Image] = Image.open,
+        max_pixels: int | None = None,
+    ) -> None:
         self.original = picture
         self._name = name
+        self._opener = opener
+        self._max_pixels = max_pixels
         if not picture.width or not picture.height:
             raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
         if picture.mode == "F":
             raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
         self._reader: Any = None
-        with _reading(name, "decoded"):
+        with reading(name, "decoded"):
             self.owners = [0] * getattr(picture, "n_frames", 1)
             # Frames are read by a reader of our own: the caller's picture stays where it is.
-            self._data = _file_of(picture) if len(self.owners) > 1 else b""
+            self._data = b"" if len(self.owners) == 1 else _file_of(picture) if data is None else data
 
     @classmethod
     def read(cls, source: Any, name: str) -> Picture:
@@ -61,16 +78,16 @@ class Picture:
         if isinstance(source, Image.Image):
             return cls(source, name)
         where = str(source) if isinstance(source, (str, Path)) else f"{name} ({len(source)} bytes)"
-        with _reading(where, "opened as a picture"):
+        with reading(where, "opened as a picture"):
             # Read in full: the picture is decoded lazily, and the file may be gone by then.
             data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
             picture = Image.open(io.BytesIO(data))
-        _refuse_bomb(picture, where)
+        refuse_bomb(picture, where)
         return cls(picture, where)
 
     def stored(self, start: int, stop: int) -> Frames:
         """Decode frames; see ``ImageBatch.stored``."""
-        with _reading(self._name, "decoded"):
+        with reading(self._name, "decoded"):
             frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
         return Frames(frames, scale=255 if frames.dtype == torch.uint8 else 1)
 
@@ -103,31 +120,31 @@ class Picture:
     def _frame(self, index: int) -> Image.Image:
         """One frame, upright."""
         picture = self.original
-        with _reading(self._name, "decoded"):
+        with reading(self._name, "decoded"):
             if len(self.owners) == 1:
                 picture.load()
                 return ImageOps.exif_transpose(picture)
             # Forward only: going back decodes from the start again, which some of Pillow's readers cannot do in place.
             if self._reader is None or self._reader.tell() > index:
-                self._reader = Image.open(io.BytesIO(self._data))
+                self._reader = self._opener(io.BytesIO(self._data))
             self._reader.seek(index)
-            _refuse_bomb(self._reader, self._name)
+            refuse_bomb(self._reader, self._name, self._max_pixels)
             return ImageOps.exif_transpose(self._reader.copy())
 
 
 @contextmanager
-def _reading(name: str, done: str) -> Iterator[None]:
+def reading(name: str, done: str) -> Iterator[None]:
     """Make whatever Pillow raises an ``ImageError``: on broken files its readers raise nearly anything."""
     try:
         yield
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is refused as a decompression bomb: {error}") from error
+        raise ImageError(f"{name} is refused as a decompression bomb: {one_line(error)}") from error
     except UnidentifiedImageError as error:  # its own text is about objects in memory
         raise ImageError(f"{name} cannot be {done}: it is none, or of a kind that this Pillow does not know") from error
     except Exception as error:
-        raise ImageError(f"{name} cannot be {done}: {error}") from error
+        raise ImageError(f"{name} cannot be {done}: {one_line(error)}") from error
 
 
 def _file_of(picture: Any) -> bytes:
@@ -140,13 +157,14 @@ def _file_of(picture: Any) -> bytes:
         picture.fp.seek(at)
 
 
-def _refuse_bomb(picture: Image.Image, name: str) -> None:
-    """Refuse what is larger than the process's own limit; Pillow itself only warns up to twice that."""
-    limit = Image.MAX_IMAGE_PIXELS
+def refuse_bomb(picture: Image.Image, name: str, max_pixels: int | None = None) -> None:
+    """Refuse what is larger than the limit, or the process's own; Pillow itself only warns up to twice that."""
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     if limit is not None and math.prod(picture.size) > limit:
+        raised = "PIL.Image.MAX_IMAGE_PIXELS" if max_pixels is None else "the limit"
         raise ImageError(
             f"{name} is refused as a decompression bomb: {picture.width}x{picture.height} is more than {limit} pixels. "
-            "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+            f"If you trust it, raise {raised}."
         )
 
 

@@ -1,0 +1,195 @@
+"""From a file's content to frames: pictures by Pillow, videos by PyAV; every fault is an ``ImageError``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import ImageError, SettingError
+from ..pictures import Picture, reading, refuse_bomb
+from .kinds import HEAD, looks_like_video
+
+# Kinds that Pillow opens and that are not decoded here: EPS is a program that Ghostscript would run, of the others
+# Pillow knows the name only, or needs Windows.
+_REFUSED = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+# EXIF orientations that turn a picture by a quarter.
+_TURNED = (5, 6, 7, 8)
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How files are decoded.
+
+    Attributes:
+        size: The edge in pixels to which the model resizes: JPEGs are decoded at a half, a quarter or an eighth of
+            their size as long as both sides stay at least twice this; ``None`` always decodes in full.
+        exact: Always decode in full.
+        every: Of animations and videos, take the frames 0, ``every``, 2 ``every``, … and the last one.
+        max_pixels: A frame with more is refused. As Pillow's own ``MAX_IMAGE_PIXELS``, 2**30 // 4 // 3, a quarter of
+            a gigabyte of RGB; what is to be more must be raised there too.
+        max_bytes: A picture's file, or an archive's member, with more is refused; videos are not read into memory.
+        max_frames: A file of which more frames would be taken is refused; ``None``: no limit.
+
+    Raises:
+        SettingError: A number out of its range.
+    """
+
+    size: int | None = None
+    exact: bool = False
+    every: int = 1
+    max_pixels: int = 89_478_485
+    max_bytes: int = 2**29
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "every", "max_pixels", "max_bytes", "max_frames"):
+            value = getattr(self, name)
+            if value is None and name in ("size", "max_frames"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(f"{name} is {value!r}; expected a whole number of at least 1.")
+
+
+class Decoded:
+    """A file whose first frame could be decoded.
+
+    Attributes:
+        kind: ``"image"``, ``"animation"`` or ``"video"``.
+        width: Of the first frame in full, upright, in pixels.
+        height: Of the first frame in full, upright, in pixels.
+    """
+
+    def __init__(self, kind: str, width: int, height: int, frames: Iterator[tuple[int, Tensor]]) -> None:
+        self.kind = kind
+        self.width = width
+        self.height = height
+        self._frames = frames
+
+    def frames(self) -> Iterator[tuple[int, Tensor]]:
+        """Decode the frames that are to be looked at, one by one, once.
+
+        Yields:
+            The index in the file, and the pixels ``[3, H, W]`` or ``[1, H, W]``, uint8, or floating point in [0, 1].
+
+        Raises:
+            ImageError: One is broken, or larger than the limit.
+        """
+        return self._frames
+
+
+def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
+    """Open a picture or video, and decode its first frame.
+
+    Args:
+        file: The content, seekable, at its start; to be kept open until the last frame is read.
+        settings: See there.
+        name: What errors call it.
+
+    Raises:
+        ImageError: It is none, broken, truncated, or over a limit.
+    """
+    with reading(name, "read"):
+        start = file.read(HEAD)
+        file.seek(0)
+    if not start:
+        raise ImageError(f"{name} is empty.")
+    if looks_like_video(start, ""):
+        from .video import decode_video
+
+        return decode_video(file, settings, name=name)
+    with reading(name, "read"):
+        data = file.read(settings.max_bytes + 1)
+    if len(data) > settings.max_bytes:
+        raise ImageError(f"{name} has more than {settings.max_bytes} bytes. If you trust it, raise the limit.")
+    try:
+        return _decode_picture(data, settings, name)
+    except ImageError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        from .video import decode_video, is_video
+
+        file.seek(0)
+        if is_video(file):
+            file.seek(0)
+            return decode_video(file, settings, name=name)
+        raise ImageError(f"{name} is neither a picture nor a video of a known kind, or broken at its start.") from error
+
+
+def every_nth(count: int, every: int) -> list[int]:
+    """Return the frames 0, ``every``, 2 ``every``, … and the last of so many."""
+    chosen = list(range(0, count, every))
+    return chosen if chosen[-1] == count - 1 else [*chosen, count - 1]
+
+
+def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded:
+    opener = _heif_opener(name) if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS else _open
+    with reading(name, "opened"):
+        picture = opener(io.BytesIO(data))
+    refuse_bomb(picture, name, settings.max_pixels)
+    whole = Picture(picture, name, data=data, opener=opener, max_pixels=settings.max_pixels)
+    chosen = every_nth(len(whole.owners), settings.every)
+    if settings.max_frames is not None and len(chosen) > settings.max_frames:
+        raise ImageError(
+            f"{name} has {len(whole.owners)} frames, of which {len(chosen)} are to be looked at; the limit is "
+            f"{settings.max_frames}."
+        )
+    first, size = _scaled(picture, settings, name) or (_pixels(whole, 0), None)
+    if size is None:
+        size = (first.shape[-1], first.shape[-2])
+
+    def frames() -> Iterator[tuple[int, Tensor]]:
+        yield 0, first
+        for index in chosen[1:]:
+            yield index, _pixels(whole, index)
+
+    # The further pictures of an MPO are other views of the first, not a film.
+    animated = len(whole.owners) > 1 and picture.format != "MPO"
+    return Decoded("animation" if animated else "image", *size, frames())
+
+
+def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[Tensor, tuple[int, int]] | None:
+    """Decode a JPEG by its scaled transforms; return the pixels and the full size, or ``None`` if nothing is gained."""
+    if settings.size is None or settings.exact or picture.format not in ("JPEG", "MPO"):
+        return None
+    width, height = picture.size
+    edge = 2 * settings.size
+    if min(width, height) < 2 * edge:
+        return None
+    with reading(name, "decoded"):
+        picture.draft(None, (edge, edge))
+        picture.load()
+        turned = picture.getexif().get(_ORIENTATION) in _TURNED
+        small = Picture(picture.copy(), name)  # one frame, also of an MPO
+    return _pixels(small, 0), (height, width) if turned else (width, height)
+
+
+def _pixels(picture: Picture, index: int) -> Tensor:
+    return picture.stored(index, index + 1).data[0]
+
+
+def _open(file: io.BytesIO) -> Image.Image:
+    return Image.open(file, formats=_formats())
+
+
+def _heif_opener(name: str) -> Callable[[io.BytesIO], Image.Image]:
+    """Return what opens by pillow-heif, which is not registered: that would change what all of the process opens."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ImageError(f"{name}: HEIC and HEIF need pillow-heif: pip install 'nsfw-guard[scan]'") from error
+    opener: Callable[[io.BytesIO], Image.Image] = HeifImageFile
+    return opener
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED]
