@@ -434,7 +434,7 @@ def test_a_failing_model_stops_the_scan_and_keeps_what_is_done(demo, folder, tmp
 
     def failing(self, images, **options):
         calls.append(len(images))
-        if len(calls) > 1:
+        if len(calls) > 3:
             raise RuntimeError("device lost")
         return classify(self, images[:1], **options) if False else classify(self, images, **options)
 
@@ -442,9 +442,10 @@ def test_a_failing_model_stops_the_scan_and_keeps_what_is_done(demo, folder, tmp
     monkeypatch.setattr(demo, "batch_size", 1)
     with pytest.raises(RuntimeError, match="device lost"):
         scan(demo, tmp_path / "out", folder)
-    assert len(rows_of(tmp_path / "out")) == 1
+    kept = len(rows_of(tmp_path / "out"))
+    assert 2 <= kept <= 3  # the third picture's end may not have been taken yet
     monkeypatch.undo()
-    assert scan(demo, tmp_path / "out", folder).before == 1
+    assert scan(demo, tmp_path / "out", folder).before == kept
     assert len(rows_of(tmp_path / "out")) == 6
 
 

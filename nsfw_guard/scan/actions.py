@@ -20,9 +20,9 @@ from ..images import read_images
 from ..redact import Redaction, redact_flagged
 from ..saving import format_of, save_picture
 from ..verdict import Level, Verdict
-from .decode import looks_like_video
 from .entry import Entry, text_to_path
 from .evidence import now
+from .kinds import looks_like_video
 from .row import Row
 from .sources import Sources, is_local_file
 

@@ -18,9 +18,10 @@ from ..errors import GuardError, ImageError, one_line
 from ..guard import NsfwGuard
 from ..placement import execution_device
 from ..verdict import Scores
-from .decode import DecodeSettings, decode, looks_like_video
+from .decode import DecodeSettings, decode
 from .entry import Entry
 from .evidence import Decider, now
+from .kinds import looks_like_video
 from .row import Row
 from .settings import ScanSettings
 from .sources import Sources, is_local_file

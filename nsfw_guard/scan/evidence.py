@@ -43,8 +43,9 @@ class Evidence:
             if not all(map(math.isfinite, view)):
                 self._best.setdefault("non_finite", (math.nan, (frame, number), view))
                 continue
-            tails = {level: tail_score(view, levels, level) for level in Level if level}
-            for key, value in [*tails.items(), *zip(scores.labels, view, strict=True)]:
+            values: dict[Level | str, float] = {level: tail_score(view, levels, level) for level in Level if level}
+            values.update(zip(scores.labels, view, strict=True))
+            for key, value in values.items():
                 if key not in self._best or value > self._best[key][0]:
                     self._best[key] = (value, (frame, number), view)
 
