@@ -443,7 +443,7 @@ def test_a_failing_model_stops_the_scan_and_keeps_what_is_done(demo, folder, tmp
     with pytest.raises(RuntimeError, match="device lost"):
         scan(demo, tmp_path / "out", folder)
     kept = len(rows_of(tmp_path / "out"))
-    assert 2 <= kept <= 3  # the third picture's end may not have been taken yet
+    assert 1 <= kept < 6  # of two threads, one had ended its file before it put in the next
     monkeypatch.undo()
     assert scan(demo, tmp_path / "out", folder).before == kept
     assert len(rows_of(tmp_path / "out")) == 6
