@@ -108,20 +108,24 @@ class TransformersPipeline:
     """``transformers.pipeline("image-classification")`` on the same checkpoint, with its defaults.
 
     On a GPU the images are batched; on a CPU its documentation advises against that.
+
+    Attributes:
+        pipeline: The pipeline itself, which takes PIL images.
+        dtype: Of its model.
     """
 
     def __init__(self, source: Source, device: torch.device) -> None:
         from transformers import pipeline
 
-        self._pipeline: Any = pipeline("image-classification", model=str(source.folder), device=device)
+        self.pipeline: Any = pipeline("image-classification", model=str(source.folder), device=device)
         self._card = source.card
         self._batched = device.type == "cuda"
-        self.dtype: torch.dtype = self._pipeline.model.dtype
+        self.dtype: torch.dtype = self.pipeline.model.dtype
 
     def __call__(self, images: Tensor) -> list[bool]:
         """Classify a batch and return whether the first label of each image is one to be flagged."""
         options = {"batch_size": len(images)} if self._batched else {}
-        return [_is_flagged(labels[0]["label"], self._card) for labels in self._pipeline(to_pil(images), **options)]
+        return [_is_flagged(labels[0]["label"], self._card) for labels in self.pipeline(to_pil(images), **options)]
 
 
 class FreepikRecipe:

@@ -129,7 +129,7 @@ def fresh(code: str, given: Mapping[str, Any] | None = None) -> dict[str, float]
         GuardError: It failed.
     """
     done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", code, json.dumps(given)], capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", code, json.dumps(given)], capture_output=True, text=True, check=False, timeout=3600
     )
     if done.returncode:
         raise GuardError(f"A fresh process failed: {done.stderr.strip()[-500:]}")

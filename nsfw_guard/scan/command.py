@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +21,7 @@ from ..errors import SettingError
 
 if TYPE_CHECKING:
     from .actions import Actions
+    from .sources import Sources
     from .summary import Summary
 
 _out = Console()
@@ -133,6 +138,9 @@ def scan(
         guard.policy = replace(guard.policy, threshold=threshold)
     with _progress() as progress:
         task = progress.add_task("scanning", total=None, said="")
+        if not lists and all(map(os.path.isdir, given)):
+            counted = parse_sources(given, every_name=every_name, archives=archives)
+            _count(counted, lambda total: progress.update(task, total=total))
 
         def on_progress(summary: Summary) -> None:
             rate = summary.done / summary.seconds if summary.seconds else 0.0
@@ -148,7 +156,6 @@ def scan(
             given=[*given, *(f"--list {name}" for name in lists or ())],
             actions=actions,
             on_progress=on_progress,
-            on_total=lambda total: progress.update(task, total=total),
         )
     if not summary.files:
         _err.print(Text(_nothing(summary), style="bold red"), soft_wrap=True)
@@ -160,6 +167,16 @@ def scan(
     if actions is not None and actions.failed:
         raise typer.Exit(2)
     raise typer.Exit(0 if summary.is_clean else 1)
+
+
+def _count(sources: Sources, on_total: Callable[[int], None]) -> None:
+    """Count the files of folders meanwhile, for the time that is left."""
+
+    def count() -> None:
+        with contextlib.suppress(Exception):  # whatever it is, the scan itself will say it
+            on_total(sum(1 for _ in sources.entries(wanted=lambda entry: False)))
+
+    threading.Thread(target=count, name="nsfw_guard-count", daemon=True).start()
 
 
 def _show(summary: Summary, actions: Actions | None, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ def run_scan(
     given: list[str] | None = None,
     actions: Actions | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
-    on_total: Callable[[int], None] = lambda total: None,
 ) -> Summary:
     """Look at every picture and video of some sources, and write a row about each.
 
@@ -44,7 +42,6 @@ def run_scan(
         given: What the sources were called, for ``scan.json``.
         actions: What to do with flagged files.
         on_progress: Called several times a second while it runs.
-        on_total: Called once it is known how many files there are.
 
     Returns:
         The counts of this run.
@@ -83,7 +80,6 @@ def run_scan(
         "sources": given or [],
         "summary": None,
     }
-    counting = threading.Event()
     try:
         store.write_manifest(manifest)
         scan = Scan(
@@ -96,18 +92,9 @@ def run_scan(
             on_flagged_before=actions.on_flagged if actions else lambda entry: None,
             on_progress=on_progress,
         )
-        threading.Thread(target=_count, args=(sources, counting, on_total), daemon=True).start()
         summary = scan.run()
         store.tidy()
         store.write_manifest({**manifest, "summary": summary.to_dict()})
     finally:
-        counting.set()
         store.close()
     return summary
-
-
-def _count(sources: Sources, stop: threading.Event, on_total: Callable[[int], None]) -> None:
-    """Count the files, for the progress bar; of sources that cannot be counted quickly nothing is said."""
-    total = sources.count(stop) if hasattr(sources, "count") else None
-    if total is not None:
-        on_total(total)

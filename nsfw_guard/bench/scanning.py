@@ -1,0 +1,220 @@
+"""Scanning files: the whole scan beside its two halves, decoding alone and the model alone, and beside a plain loop.
+
+The same JPEGs for all, in interleaved rounds. Decoding includes reading and hashing. The loop is what people write:
+Pillow opens each file in full and ``transformers.pipeline`` looks at it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from ..errors import SettingError
+from ..guard import NsfwGuard
+from ..scan.decode import decode
+from ..scan.run import run_scan
+from ..scan.settings import ScanSettings
+from ..scan.sources import parse_sources
+from .peers import TransformersPipeline
+from .report import surroundings
+from .rounds import Spread, interleave, ratio
+from .settings import BenchSettings, Workload, parse_size
+from .show import footer, hardware
+from .work import Source, checkpoints_in, find_source, load_guard, make_images
+
+FILES = 48
+SIZE = "2048x1536"
+QUALITY = 90
+GOALS = {"scan ÷ the slower half": 0.9, "scan ÷ plain loop": 3.0, "the card's view only ÷ plain loop": 3.0}
+
+
+def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str], None]) -> dict[str, Any]:
+    """Write JPEGs and scan them, in interleaved rounds with everything that a scan is compared with.
+
+    Args:
+        settings: Models, dtype, device, rounds and minutes count.
+        files: How many JPEGs; ``None``: ``FILES``.
+        on_step: Called with a few words on what is being done.
+
+    Raises:
+        SettingError: An option that means nothing here.
+    """
+    if settings.batches or settings.peers:
+        raise SettingError("`nsfw-guard bench scan` scans files: leave out --batch and --peer.")
+    width, height = parse_size(settings.sizes[0] if settings.sizes else SIZE)
+    files = FILES if files is None else files
+    device = settings.torch_device
+    start = time.perf_counter()
+    with checkpoints_in(settings.cache) as cache, tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as kept:
+        folder = Path(kept) / "files"
+        on_step(f"writing {files} JPEGs")
+        size = _write_jpegs(folder, files, width, height)
+        cases: dict[tuple[str, str], Callable[[], float]] = {}
+        models = []
+        for model in settings.models or ("marqo", "falconsai"):
+            on_step(f"loading {model}")
+            source = find_source(model, weights=settings.weights, cache=cache)
+            guard = load_guard(source, device, (settings.dtypes or ("auto",))[0], redaction="none")
+            models.append((source.name, str(guard.describe()["dtype"]).removeprefix("torch.")))
+            cases |= {(source.name, name): call for name, call in _cases(source, guard, folder, Path(kept), device)}
+        for case, call in cases.items():
+            on_step(f"warming up: {' '.join(case)}")
+            call()
+        samples = interleave(
+            cases,
+            rounds=settings.rounds,
+            seconds=60 * settings.minutes,
+            deadline=start + 60 * settings.minutes,
+            on_case=lambda number, case: on_step(f"round {number} of {settings.rounds}: {' '.join(case)}"),
+        )
+    return {
+        **surroundings(device),
+        "device": str(device),
+        "files": files,
+        "size": [width, height],
+        "mean_bytes": size // files,
+        "decode_threads": ScanSettings().threads,
+        "rounds": len(next(iter(samples.values()))),
+        "models": [_row(name, dtype, files, samples) for name, dtype in models],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print the report."""
+    width, height = report["size"]
+    table = Table(
+        title=f"JPEGs of {width}x{height}, {report['mean_bytes'] / 1e3:.0f} kB, on {hardware(report)}",
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in ("", "files/s", "goal"):
+        table.add_column(name, justify="right" if name else "left")
+    for model in report["models"]:
+        table.add_section()
+        for name, spread in model["files_per_second"].items():
+            table.add_row(f"{model['model']} {model['dtype']}: {name}", _text(spread), "")
+        for name, spread in model["ratios"].items():
+            met = spread["median"] >= GOALS[name]
+            goal = Text(f"≥ {GOALS[name]:g} {'✓' if met else '✗'}", style="green" if met else "red")
+            table.add_row(Text(f"{model['model']} {model['dtype']}: {name}", style="bold"), _text(spread), goal)
+    console.print(table)
+    notes = [
+        f"Medians (least–most) of {report['rounds']} interleaved rounds over {report['files']} files, "
+        f"{report['decode_threads']} decoding threads. The halves have the machine to themselves, one after the other; "
+        "a scan shares it between them. The loop's pipeline sees only the card's own view: of a centre crop, not the "
+        "borders.",
+        *footer(report),
+    ]
+    console.print(Text("\n".join(notes), style="dim"), soft_wrap=True)
+
+
+def _cases(
+    source: Source, guard: NsfwGuard, folder: Path, kept: Path, device: torch.device
+) -> list[tuple[str, Callable[[], float]]]:
+    paths = sorted(folder.iterdir())
+    settings = ScanSettings()
+    decoded = [_decode(path, guard, settings) for path in paths]
+    return [
+        ("scan", partial(_scan, guard, folder, kept / f"out-{source.name}", "auto")),
+        ("scan, the card's view only", partial(_scan, guard, folder, kept / f"out-{source.name}", "card")),
+        ("decode alone", partial(_decode_alone, guard, settings, paths)),
+        ("model alone", partial(_model_alone, guard, decoded, device)),
+        ("plain loop", partial(_plain_loop, TransformersPipeline(source, device).pipeline, paths)),
+    ]
+
+
+def _scan(guard: NsfwGuard, folder: Path, out: Path, views: str) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    guard.views = views
+    sources = parse_sources([str(folder)])
+    start = time.perf_counter()
+    summary = run_scan(guard, sources, out)
+    seconds = time.perf_counter() - start
+    if summary.errors or summary.duplicates:
+        raise RuntimeError(f"{summary.errors} errors and {summary.duplicates} duplicates among files that are neither")
+    return seconds
+
+
+def _decode(path: Path, guard: NsfwGuard, settings: ScanSettings) -> Tensor:
+    """Read, hash and decode one file, as a scan does."""
+    data = path.read_bytes()
+    hashlib.sha256(data).hexdigest()
+    ((_, pixels),) = decode(io.BytesIO(data), settings.decoding(guard), name=str(path)).frames()
+    return pixels
+
+
+def _decode_alone(guard: NsfwGuard, settings: ScanSettings, paths: list[Path]) -> float:
+    start = time.perf_counter()
+    with ThreadPoolExecutor(settings.threads) as pool:
+        for _ in pool.map(lambda path: _decode(path, guard, settings), paths):
+            pass
+    return time.perf_counter() - start
+
+
+def _model_alone(guard: NsfwGuard, decoded: list[Tensor], device: torch.device) -> float:
+    guard.views = "auto"
+    start = time.perf_counter()
+    for first in range(0, len(decoded), guard.batch_size):
+        guard.check([pixels.to(device) for pixels in decoded[first : first + guard.batch_size]])
+    return time.perf_counter() - start
+
+
+def _plain_loop(pipeline: Any, paths: list[Path]) -> float:
+    start = time.perf_counter()
+    for path in paths:
+        with Image.open(path) as picture:
+            pipeline(picture)
+    return time.perf_counter() - start
+
+
+def _write_jpegs(folder: Path, count: int, width: int, height: int) -> int:
+    """Write different JPEGs of colours, edges and noise; return how many bytes they are together."""
+    folder.mkdir(parents=True)
+    total = 0
+    for number in range(count):
+        (pixels,) = make_images(Workload(width, height, 1, 0), torch.device("cpu"), seed=number)
+        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        file = folder / f"{number:06}.jpg"
+        Image.fromarray(np.asarray(array)).save(file, quality=QUALITY)
+        total += file.stat().st_size
+    return total
+
+
+def _row(model: str, dtype: str, files: int, samples: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
+    found = {name: seconds for (of, name), seconds in samples.items() if of == model}
+    slower = [max(pair) for pair in zip(found["decode alone"], found["model alone"], strict=True)]
+    return {
+        "model": model,
+        "dtype": dtype,
+        "files_per_second": {
+            name: Spread.of([files / one for one in seconds])._asdict() for name, seconds in found.items()
+        },
+        "ratios": {
+            "scan ÷ the slower half": Spread.of(ratio(slower, found["scan"]))._asdict(),
+            "scan ÷ plain loop": Spread.of(ratio(found["plain loop"], found["scan"]))._asdict(),
+            "the card's view only ÷ plain loop": Spread.of(
+                ratio(found["plain loop"], found["scan, the card's view only"])
+            )._asdict(),
+        },
+    }
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.3g} ({spread['low']:.3g}–{spread['high']:.3g})"
