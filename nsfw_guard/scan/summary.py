@@ -72,6 +72,7 @@ class Summary:
         return {
             "files": self.files,
             "before": self.before,
+            "done": self.done,
             "scored": self.scored,
             "duplicates": self.duplicates,
             "flagged": self.flagged,
