@@ -58,7 +58,7 @@ def comparable(row):
 
 def same(record):
     """Return what equals a record of ``comparable`` but for how float32 rounds in another batch."""
-    return pytest.approx(record, rel=0, abs=1e-5)
+    return pytest.approx(record, abs=1e-5)
 
 
 def assert_same_rows(out, other):
