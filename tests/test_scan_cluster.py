@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from scanning import GUARD, ask, assert_same_rows, draw, mixed_folder, rows_of
@@ -154,11 +155,35 @@ def test_ctrl_c_keeps_what_came(demo, folder, tmp_path, session):
     assert 6 <= kept <= 16
 
 
-def test_rows_are_written_while_later_blocks_are_waited_for(demo, folder, tmp_path, session, monkeypatch):
+def test_rows_are_written_while_a_later_block_is_waited_for(demo, folder, tmp_path, session, monkeypatch):
     """Else a kill would cost all that came before a long film."""
-    monkeypatch.setattr(store, "SECONDS_PER_PART", 0.0)
-    written = threading.Event()
-    session.append(lambda number, answer: answer if number < 3 or written.wait(60) else None)
-    actions = type("", (), {"on_rows": lambda self, rows: written.set(), "on_flagged": None})()
+    monkeypatch.setattr(store, "SECONDS_PER_PART", 0.7)
+    on_disk, enough = [], threading.Event()
+
+    def on_rows(rows):
+        on_disk.extend(rows)
+        if len(on_disk) >= 9:
+            enough.set()
+
+    def late(number, answer):
+        return answer if number < 3 or enough.wait(60) else Answer([], 0.0, "nothing is written")
+
+    session.append(late)
+    actions = SimpleNamespace(on_rows=on_rows, on_flagged=None)
     scan(demo, folder, tmp_path / "out", actions=actions)
-    assert written.is_set()
+    assert len(on_disk) == 16
+
+
+def test_a_file_in_two_sources_is_one_file(demo, folder, tmp_path, session):
+    found = parse_sources([str(folder), str(folder / "0"), str(folder / "0/0.png")])
+    summary = run_scan(demo, found, tmp_path / "out", ScanSettings(), ray=RaySettings(GUARD, workers=1))
+    assert (summary.files, summary.done) == (16, 16)
+
+
+def test_actions_take_up_what_an_earlier_scan_has_flagged(demo, folder, tmp_path, session):
+    scan(demo, folder, tmp_path / "out")
+    taken = []
+    actions = SimpleNamespace(on_rows=lambda rows: None, on_flagged=lambda entry: taken.append(entry.path))
+    scan(demo, folder, tmp_path / "out", actions=actions)
+    assert set(taken) == {path for path, row in rows_of(tmp_path / "out").items() if row.flagged}
+    assert len(taken) == 4

@@ -243,7 +243,6 @@ def _scan(orders: Orders, desk: Desk) -> Scan:
         GuardError: The model cannot be loaded, or is not the one of the other workers.
     """
     guard = NsfwGuard(**orders.guard)
-    guard.policy = orders.policy
     _same("The model", model_identity(guard), orders.model)
     _same("The preprocessing", orders.settings.preprocessing(guard), orders.preprocessing)
     decider = Decider(
