@@ -154,10 +154,11 @@ def test_a_worker_that_cannot_work_says_why_and_makes_no_row(demo, folder, chang
 
 @pytest.mark.parametrize("files", [1, 16])  # of its threads some wait for files, or some wait for the model
 def test_a_worker_whose_model_fails_says_so_now_and_later(orders, folder, monkeypatch, files):
-    worker = Worker(orders)
-    monkeypatch.setattr(
-        NsfwGuard, "classify", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("CUDA error\n at x"))
-    )
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error\n at x")
+
+    worker, entries = Worker(orders), sorted(entries_of(folder), key=lambda entry: entry.path)
+    monkeypatch.setattr(NsfwGuard, "classify", fail)
     for _ in range(2):
         answer = ask(worker, entries[:files])
         assert answer.rows == []
