@@ -90,8 +90,8 @@ def table_to_entries(table: Any) -> list[Entry]:
 def _schema() -> Any:
     import pyarrow as pa
 
-    kinds = {"size": pa.int64(), "offset": pa.int64(), "mtime": pa.float64(), "data": pa.large_binary()}
-    entry = pa.struct([(item.name, kinds.get(item.name, pa.string())) for item in fields(Entry)])
+    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bytes": pa.large_binary()}
+    entry = pa.struct([(item.name, kinds[str(item.type).split()[0]]) for item in fields(Entry)])
     return pa.schema([("entries", pa.list_(entry))])
 
 
