@@ -153,7 +153,7 @@ def test_heic_is_opened_without_changing_what_the_process_opens():
     ours = decoded(data)
     ((_, frame),) = ours.frames()
     assert (ours.kind, ours.width, ours.height) == ("image", 80, 60)
-    assert (frame.int() - torch.from_numpy(np.array(picture)).movedim(-1, 0)).abs().float().mean() < 3
+    assert (frame.int() - torch.from_numpy(np.array(picture)).int().movedim(-1, 0)).abs().float().mean() < 8
     assert "HEIF" not in Image.ID
     with pytest.raises(ImageError):
         read_images(data)
@@ -225,19 +225,32 @@ def test_what_pillow_only_knows_by_name_is_refused(monkeypatch):
         decoded(wmf)
 
 
-def test_a_broken_frame_in_the_middle_is_an_error():
-    # Where in the second or third of three frames something stands that cannot be decoded as it is.
-    places = {"GIF": b"\x00\x00\x60\x00\x60\x00\x87", "WEBP": b"VP8L", "PNG": b"fdAT"}
-    for kind, mark in places.items():
-        data = animated(kind, [noise(96, 96) for _ in range(3)])
-        first, second, *_ = data.split(mark)
-        at = len(first) + len(mark) + len(second) + len(mark) + 800
-        broken = data[:at] + bytes(range(256)) + data[at + 256 :]
-        seen = []
-        with pytest.raises(ImageError, match="x cannot be (opened|decoded)"):
-            for index, _ in decoded(broken).frames():
-                seen.append(index)
-        assert 2 not in seen, kind
+def _break_gif(data):
+    """The second frame, which has a palette of its own, without its data: its first block has no bytes."""
+    at = data.index(b",\0\0\0\0\x60\0\x60\0\x87") + 10 + 768 + 1
+    return data[:at] + b"\0" + data[at + 1 :]
+
+
+def _break_webp(data):
+    at = data.index(b"VP8L", data.index(b"VP8L") + 4) + 8
+    return data[:at] + b"\0" + data[at + 1 :]
+
+
+def _break_png(data):
+    at = data.index(b"fdAT") + 800
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_break_gif, _break_webp, _break_png])
+def test_a_broken_frame_in_the_middle_is_an_error(damage):
+    kind = damage.__name__.rpartition("_")[2].upper()
+    data = animated(kind, [noise(96, 96) for _ in range(3)])
+    assert len(list(decoded(data).frames())) == 3
+    seen = []
+    with pytest.raises(ImageError, match="x cannot be (opened|decoded)"):
+        for index, _ in decoded(damage(data)).frames():
+            seen.append(index)
+    assert seen in ([], [0])
 
 
 def test_trailing_garbage_changes_nothing():

@@ -16,7 +16,7 @@ from .local import Parts, walk
 _MAGIC = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-MOST_NAMES = 1_000_000
+MOST_NAMES = 100_000
 
 
 def has_magic(text: str) -> bool:

@@ -138,7 +138,7 @@ def _source(text: str, choice: Choice) -> _Source:
     if os.path.lexists(path):
         return _existing(path, choice)
     if has_braces(text):
-        names = [_source(name, choice) for name in expand_braces(text)]
+        names = [_source(name, choice) for name in list(expand_braces(text))]
         base = common([name.base for name in names])
         return _Source(lambda: (entry for name in names for entry in name.find()), base, named=True)
     if has_magic(text):
