@@ -135,6 +135,17 @@ def test_sixteen_bit_gray_keeps_its_bits():
     assert torch.allclose(frame[0], torch.from_numpy(ramp.astype(np.float32)) / 65535)
 
 
+def test_a_sequence_behind_a_still_is_seen():
+    data = animated("AVIF")
+    data = data.replace(b"ftypavis", b"ftypavif", 1)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 1
+    ours = decoded(data, every=3)
+    frames = dict(ours.frames())
+    assert ours.kind == "animation"
+    assert [tuple(frame.float().mean((1, 2)) > 100) for frame in frames.values()][-1] == (False, True, False)  # lime
+    assert list(frames) == sorted(frames)
+
+
 heif = pytest.importorskip("pillow_heif")
 
 
