@@ -13,6 +13,7 @@ from typing import IO, Any, BinaryIO, cast
 from ..errors import SettingError, one_line
 from .entry import Entry
 from .kinds import Choice
+from .local import why
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # Of web servers few answer to ranges and to listings: what is there is read from the start, once.
@@ -207,9 +208,11 @@ def _seconds(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return "not found"
+        # fsspec makes this of whatever a web server does.
+        cause = error.__cause__
+        return "not found" if cause is None or getattr(cause, "status", 0) in (404, 410) else _why(cause)
     status = getattr(error, "status", None)
     message = getattr(error, "message", None)
-    return f"{status} {message}" if status and message else getattr(error, "strerror", None) or one_line(error)
+    return f"{status} {message}" if status and message else why(error)

@@ -96,7 +96,9 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        self._file.close()
+        if not self.closed:
+            self._file.close()
+            del self._file  # and with it the archive, if nobody else uses it
         super().close()
 
 
