@@ -172,7 +172,7 @@ def test_a_folder_that_fails_on_the_way_is_an_error(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(local.os, "scandir", Failing)
-    assert found(tmp_path)[:2] == (["1.jpg"], {"": "folder cannot be read to its end: Input/output error"})
+    assert found(tmp_path)[:2] == (["1.jpg"], {tmp_path.name: "folder cannot be read to its end: Input/output error"})
 
 
 def test_what_disappears_is_an_error_when_it_is_opened(tmp_path):
