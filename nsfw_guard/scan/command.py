@@ -28,6 +28,10 @@ _out = Console()
 _err = Console(stderr=True)
 # How many names are printed of files that have their rows anyway.
 _NAMED = 10
+# How often a line says how far it is, where there is no terminal.
+_SECONDS_PER_LINE = 30.0
+# As shells say of what Ctrl-C has ended.
+INTERRUPTED = 130
 
 
 def scan(
@@ -108,6 +112,7 @@ def scan(
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
+    from .summary import Summary
 
     given = list(sources or [])
     found = parse_sources(given, lists=lists or (), column=column, every_name=every_name, archives=archives)
@@ -142,21 +147,33 @@ def scan(
             counted = parse_sources(given, every_name=every_name, archives=archives)
             _count(counted, lambda total: progress.update(task, total=total))
 
-        def on_progress(summary: Summary) -> None:
-            rate = summary.done / summary.seconds if summary.seconds else 0.0
-            said = f"{rate:.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
-            progress.update(task, completed=summary.files, said=said)
+        latest = Summary()
+        said_at = 0.0
 
-        summary = run_scan(
-            guard,
-            found,
-            out,
-            settings,
-            form=form,
-            given=[*given, *(f"--list {name}" for name in lists or ())],
-            actions=actions,
-            on_progress=on_progress,
-        )
+        def on_progress(summary: Summary) -> None:
+            nonlocal latest, said_at
+            latest = summary
+            said = f"{_rate(summary):,.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
+            progress.update(task, completed=summary.files, said=said)
+            if not _err.is_terminal and summary.seconds - said_at >= _SECONDS_PER_LINE:  # a log file has no bar
+                said_at = summary.seconds
+                _err.print(f"{summary.files:,} files, {said}", highlight=False)
+
+        try:
+            summary = run_scan(
+                guard,
+                found,
+                out,
+                settings,
+                form=form,
+                given=[*given, *(f"--list {name}" for name in lists or ())],
+                actions=actions,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            said = f"Interrupted. {latest.done:,} files of this run have their rows; run it again to go on."
+            _err.print(Text(said, style="bold yellow"), soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
     if not summary.files:
         _err.print(Text(_nothing(summary), style="bold red"), soft_wrap=True)
         raise typer.Exit(2)
@@ -186,8 +203,7 @@ def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
         bold=True,
     )
     parts = [f"{summary.scored:,} scored", f"{summary.duplicates:,} duplicates", f"{summary.before:,} done before"]
-    rate = summary.done / summary.seconds if summary.seconds else 0.0
-    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {rate:,.1f} files/s.")
+    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {_rate(summary):,.1f} files/s.")
     if summary.scored:
         _line(f"The limit was the {summary.limit}: the model was busy {summary.busy:.0%} of the time.")
     if summary.skipped:
@@ -196,6 +212,10 @@ def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
     if actions is not None:
         _show_actions(actions)
     _line(f"Rows: {out / 'parts'}. A page to look through them: nsfw-guard report {out}")
+
+
+def _rate(summary: Summary) -> float:
+    return summary.done / summary.seconds if summary.seconds else 0.0
 
 
 def _show_actions(actions: Actions) -> None:

@@ -15,6 +15,7 @@ class Summary:
     Attributes:
         files: How many were found.
         before: How many of them had their row already, unchanged.
+        done: How many got a row in this run.
         scored: How many the model looked at.
         duplicates: How many have the content of another, and so its result.
         flagged: How many are flagged, those before included.
@@ -28,6 +29,7 @@ class Summary:
 
     files: int = 0
     before: int = 0
+    done: int = 0
     scored: int = 0
     duplicates: int = 0
     flagged: int = 0
@@ -40,6 +42,7 @@ class Summary:
 
     def count(self, row: Row, *, duplicate: bool) -> None:
         """Count a row of this run."""
+        self.done += 1
         self.flagged += row.flagged is True
         self.errors += row.error is not None
         self.bytes += row.size or 0
@@ -48,11 +51,6 @@ class Summary:
         elif row.error is None:
             self.scored += 1
             self.frames += row.frames or 0
-
-    @property
-    def done(self) -> int:
-        """How many files got a row in this run."""
-        return self.files - self.before
 
     @property
     def limit(self) -> str:
@@ -74,6 +72,7 @@ class Summary:
         return {
             "files": self.files,
             "before": self.before,
+            "done": self.done,
             "scored": self.scored,
             "duplicates": self.duplicates,
             "flagged": self.flagged,
