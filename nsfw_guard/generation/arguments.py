@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ _OURS = {
     "seed": "seeds come with the rows; the option seed is what default ones are derived from",
 }
 PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image", "reference_image")
-# One per image of a batch; all others are one for the whole.
-_LISTED = ("negative_prompt",)
+# One per image of a batch; all others are one for the whole: negative_prompt, prompt_2, …
+_LISTED = re.compile(r"(\w+_)?prompt(_\d+)?")
 
 
 class CallArguments:
@@ -52,7 +53,9 @@ class CallArguments:
                 "attach(pipe, guard)."
             )
         parameters = inspect.signature(_class_of(pipe).__call__).parameters
-        self._any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        # The library's own classes take any name for the sake of two old ones, and say nothing of the others.
+        own = _class_of(pipe).__module__.startswith("diffusers.")
+        self._any = not own and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         self._names = [n for n, one in parameters.items() if n != "self" and one.kind is not one.VAR_KEYWORD]
         needed = [n for n in self._names if parameters[n].default is inspect.Parameter.empty]
         self._needed = [n for n in needed if n not in ("prompt", "args")]
@@ -90,8 +93,8 @@ class CallArguments:
         """Return what rows of one batch have in common; ``None`` for one that is drawn alone."""
         if row.prompt is None or any(name in PICTURES for name in {**self.arguments, **row.arguments}):
             return None
-        shared = {name: value for name, value in row.arguments.items() if name not in _LISTED}
-        listed = [name for name in _LISTED if name in row.arguments]
+        listed = sorted(name for name, value in row.arguments.items() if _is_listed(name, value))
+        shared = {name: value for name, value in row.arguments.items() if name not in listed}
         return json.dumps([shared, listed], sort_keys=True)
 
     def of(self, rows: Sequence[PromptRow]) -> dict[str, Any]:
@@ -106,9 +109,9 @@ class CallArguments:
             if name in given:
                 pictures = [_open(path, name) for path in _paths(name, given[name], first.folder)]
                 given[name] = pictures if isinstance(given[name], list) else pictures[0]
-        for name in _LISTED:
-            if name in given and len(rows) > 1:
-                given[name] = [row.arguments.get(name, given[name]) for row in rows]
+        for name, value in given.items():
+            if _is_listed(name, value) and len(rows) > 1:
+                given[name] = [row.arguments.get(name, value) for row in rows]
         if first.prompt is not None:
             given["prompt"] = first.prompt if len(rows) == 1 else [row.prompt for row in rows]
         return given
@@ -126,6 +129,10 @@ class CallArguments:
 def _class_of(pipe: Any) -> Any:
     """The pipeline's class, without the guard's part."""
     return getattr(type(pipe), "_unguarded", type(pipe))
+
+
+def _is_listed(name: str, value: Any) -> bool:
+    return isinstance(value, str) and _LISTED.fullmatch(name) is not None
 
 
 def _paths(name: str, value: Any, folder: Path) -> list[Path]:

@@ -116,6 +116,7 @@ def generate(
         _say(f"error: {error}" if str(error) else f"error: {type(error).__name__}; the same command goes on from here")
     if main:
         _show(generation.summary, out, as_json=as_json)
+    here.agree()  # a launcher ends all when one ends with 1: not before the summary is said
     raise typer.Exit(generation.summary.exit_code)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -95,16 +96,12 @@ class RunFolder:
         self.run = ""
         self.states: dict[str, State] = {}
         try:
-            # The first process has the folder's lock, its own log, before any other looks.
-            for mine in (processes.index == 0, processes.index > 0):
-                error: BaseException | None = None
-                try:
-                    if mine:
-                        self._open()
-                except (GuardError, OSError) as failed:
-                    error = failed
-                processes.agree(error)
-            self._append({"event": "start", "run": self.run, "process": [processes.index, processes.count]})
+            # The first process has the folder's lock, its own log, before any other looks; and nobody writes before all
+            # have read.
+            self._together(self._open if processes.index == 0 else None)
+            self._together(self._open if processes.index > 0 else None)
+            start = {"event": "start", "run": self.run, "process": [processes.index, processes.count]}
+            self._together(lambda: self._append(start))
         except BaseException:
             self.close()
             raise
@@ -131,9 +128,9 @@ class RunFolder:
                 prepared.append(self._prepare(entry))
             self._append(*(self._line(entry, path, problem) for entry, path, problem in prepared))
         except OSError as error:
-            for entry, path, _ in prepared:
-                if path is not None:
-                    self._temporary(path.parent, entry.id).unlink(missing_ok=True)
+            for entry in entries:
+                with suppress(OSError):
+                    self._temporary(self._folder_of(entry.action), entry.id).unlink(missing_ok=True)
             raise OutputError(
                 f"{self.out} cannot be written to: {error}. The same command goes on from here."
             ) from error
@@ -141,9 +138,12 @@ class RunFolder:
         for index, (entry, path, _) in enumerate(prepared):
             if path is None:
                 continue
+            temporary = self._temporary(path.parent, entry.id)
             try:
-                self._temporary(path.parent, entry.id).replace(path)
+                temporary.replace(path)
             except OSError as error:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
                 self._append(self._line(entry, None, f"{type(error).__name__}: {path.name} could not get its name"))
                 if path.parent == self.out:
                     raise OutputError(f"{path} cannot be written: {error}.") from error
@@ -165,6 +165,16 @@ class RunFolder:
         """Let another run write here."""
         if self._log is not None:
             self._log.close()
+
+    def _together(self, step: Callable[[], None] | None) -> None:
+        """Take a step, and go on only if no process has failed in its own."""
+        error: BaseException | None = None
+        try:
+            if step is not None:
+                step()
+        except (GuardError, OSError) as failed:
+            error = failed
+        self._processes.agree(error)
 
     def _open(self) -> None:
         first = self._processes.index == 0

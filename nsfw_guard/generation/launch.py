@@ -47,13 +47,17 @@ class _Launched(Processes):
     """One of several that accelerate, or torchrun, has started."""
 
     def __init__(self) -> None:
-        import torch.distributed
+        import torch
+        import torch.distributed as dist
         from accelerate import PartialState
 
-        state = PartialState()
-        self.index, self.count, self.device = state.process_index, state.num_processes, state.device
+        gpu = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+        # Without a GPU it has to be told, or it takes each process for the only one.
+        state = PartialState() if gpu else PartialState(cpu=True)
+        self.index, self.count = dist.get_rank(), dist.get_world_size()
+        self.device = state.device if state.device.type != "cpu" else torch.device("cpu")
         # Of its own: NCCL gives up on whoever waits for minutes, and would need the GPU for a word.
-        self._group: Any = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def gather(self, value: Any) -> list[Any]:
         import torch.distributed

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,12 @@ from ..errors import GuardError, SettingError, one_line
 from ..guard import NsfwGuard
 from .arguments import CallArguments
 from .entries import Drawn, Entries, Made, picture_of, refuse_no_redaction
-from .folder import RunFolder, State, is_done, next_attempt
-from .launch import processes
+from .folder import RunFolder, is_done, next_attempt
+from .launch import Processes, processes
+from .plan import Job, batches_of, why_changed
 from .prompts import BadRow, PromptRow, read_rows
-from .settings import ERROR, KEEP, QUARANTINE, REDACT, RETRY, STOP, OnFlag, seed_of_attempt
+from .settings import ERROR, KEEP, QUARANTINE, REDACT, RETRY, STOP, OnFlag
 from .summary import Summary
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One attempt at one row."""
-
-    row: PromptRow
-    attempt: int = 0
-
-    @property
-    def seed(self) -> int:
-        return seed_of_attempt(self.row.seed, self.attempt)
 
 
 class Generation:
@@ -159,13 +148,13 @@ class Generation:
         settings_before = attachment.settings
         start = time.perf_counter()
         try:
-            rows = self._good(rows, lambda row: _changed(row, folder.states.get(row.id)))
+            rows = self._good(rows, lambda row: why_changed(row, folder.states.get(row.id)))
             done = {row.id for row in rows if is_done(folder.states.get(row.id))}
             summary.rows, summary.before = len(rows), len(done)
             if group.index == 0:
                 summary.counts.update(folder.states[name].action for name in done)
             # Batches are of all rows, so that those that are left keep their company: rounding depends on it.
-            batches = _batches(rows, self._call.key, self._batch_size)
+            batches = batches_of(rows, self._call.key, self._batch_size)
             left = [some for batch in batches if (some := [row for row in batch if row.id not in done])]
             mine = left[group.index :: group.count]
             summary.share = sum(map(len, mine))
@@ -174,7 +163,7 @@ class Generation:
             for batch in mine:
                 if folder.stop_file.exists():
                     break
-                yield from self._batch([_Job(row, next_attempt(folder.states.get(row.id))) for row in batch], folder)
+                yield from self._batch([Job(row, next_attempt(folder.states.get(row.id))) for row in batch], folder)
         except (Exception, KeyboardInterrupt) as error:
             summary.failed = f"{type(error).__name__}: {one_line(error)}"
             with suppress(OSError):
@@ -184,9 +173,9 @@ class Generation:
             attachment.settings = settings_before
             summary.seconds = time.perf_counter() - start
             folder.close()
-            self._add_up(group.gather((summary.counts, summary.failed)), folder)
+            self._add_up(group, folder)
 
-    def _batch(self, jobs: list[_Job], folder: RunFolder) -> Iterator[Made]:
+    def _batch(self, jobs: list[Job], folder: RunFolder) -> Iterator[Made]:
         """Draw a batch, and again what is to be; yield what became of each row."""
         while jobs:
             drawn = self._draw_apart(jobs)
@@ -205,7 +194,7 @@ class Generation:
             yield from made
             jobs = again
 
-    def _draw_apart(self, jobs: Sequence[_Job]) -> list[Drawn]:
+    def _draw_apart(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Draw a batch; if that fails, each row alone, so that one does not take the others along."""
         try:
             return self._draw(jobs)
@@ -216,7 +205,7 @@ class Generation:
             job = jobs[0]
             return [Drawn(job.row.id, job.row.request, job.seed, job.attempt, ERROR, prompt=job.row.prompt, error=said)]
 
-    def _draw(self, jobs: Sequence[_Job]) -> list[Drawn]:
+    def _draw(self, jobs: Sequence[Job]) -> list[Drawn]:
         rows = [job.row for job in jobs]
         given = self._call.of(rows)
         # Of the CPU on any device: the same seed gives the same noise everywhere, whatever the batch.
@@ -275,33 +264,20 @@ class Generation:
 
         return catch
 
-    def _add_up(self, found: list[tuple[Counter[str], str | None]], folder: RunFolder) -> None:
-        """Make the summary that of all processes."""
-        self.summary.counts = sum((counts for counts, _ in found), Counter())
-        self.summary.failed = next((failed for _, failed in found if failed is not None), None)
-        self.summary.audit = folder.heads()
-
-
-def _changed(row: PromptRow, state: State | None) -> str | None:
-    if state is None or state.action == ERROR or state.request == row.request:
-        return None
-    return f"the id {row.id!r} was asked for with another prompt, seed or arguments before; give it another id"
-
-
-def _batches(rows: Iterable[PromptRow], key: Callable[[PromptRow], str | None], size: int) -> list[list[PromptRow]]:
-    """Put rows of equal keys together, in order."""
-    batches: list[list[PromptRow]] = []
-    open_ones: dict[str, list[PromptRow]] = {}
-    for row in rows:
-        shared = key(row)
-        batch = None if shared is None else open_ones.get(shared)
-        if batch is None or len(batch) >= size:
-            batch = []
-            batches.append(batch)
-            if shared is not None:
-                open_ones[shared] = batch
-        batch.append(row)
-    return batches
+    def _add_up(self, group: Processes, folder: RunFolder) -> None:
+        """Make the summary that of all processes, when the last of them has ended."""
+        summary = self.summary
+        try:
+            found = group.gather((summary.counts, summary.failed))
+            summary.counts = sum((counts for counts, _ in found), Counter())
+            summary.failed = next((failed for _, failed in found if failed is not None), None)
+            if group.index == 0:
+                folder.stop_file.unlink(missing_ok=True)
+            summary.audit = folder.heads()
+        except (GuardError, OSError) as error:
+            if summary.failed is None:  # else that is on its way already
+                summary.failed = f"{type(error).__name__}: {one_line(error)}"
+                raise
 
 
 def _name_of(pipe: Any) -> str:

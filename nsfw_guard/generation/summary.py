@@ -16,7 +16,7 @@ _WORDS = {
     SKIP: "skipped",
     QUARANTINE: "quarantined",
     STOP: "stopped at",
-    ERROR: "failed",
+    ERROR: "not drawn",
 }
 
 
