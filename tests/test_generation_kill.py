@@ -97,13 +97,12 @@ def host():
 
 
 def rows_of(count):
-    return [{"id": f"row{i:03d}", "prompt": PROMPTS[i % 3], "seed": i} for i in range(count)]
+    return [{"id": f"row{i:03d}", "prompt": PROMPTS[i % 3], "seed": i + 1} for i in range(count)]
 
 
 def settings_of(on_flag, folder, batch_size=1):
     where = f"quarantine={folder / 'quarantine'}" if on_flag == "quarantine" else on_flag
-    small = {**SHORT, "width": 96, "height": 96}
-    return {"on_flag": where, "batch_size": batch_size, "arguments": small}
+    return {"on_flag": where, "batch_size": batch_size, "arguments": SHORT}
 
 
 def look(folder):
