@@ -19,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
+from .audit_command import audit, verify
 from .bench.command import bench
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
+from .generation.command import generate
 from .scan.command import scan
 
 if TYPE_CHECKING:
@@ -298,3 +300,6 @@ def _fail(error: Exception) -> NoReturn:
 
 app.command()(_failing_as_2()(bench))
 app.command()(_failing_as_2()(scan))
+app.command()(_failing_as_2()(generate))
+audit.command()(_failing_as_2()(verify))
+app.add_typer(audit, name="audit")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .settings import BenchSettings
 
-WHAT = ("speed", "memory", "startup")
+WHAT = ("speed", "memory", "startup", "generate")
 STDOUT = "-"
 FILE_WIDTH = 140
 
@@ -28,7 +28,7 @@ def bench(
         str,
         typer.Argument(
             help="speed: time per image, beside the peers. memory: many large images in one call. startup: importing, "
-            "and loading a checkpoint."
+            "and loading a checkpoint. generate: what it adds to batch generation with the demo pipeline."
         ),
     ] = "speed",
     model: Annotated[
@@ -158,6 +158,10 @@ def _measure(
                 from . import startup
 
                 return startup.measure(settings, on_step), startup.show
+            if what == "generate":
+                from . import generation
+
+                return generation.measure(settings, on_step), generation.show
             if what == "memory":
                 from . import footprint
 
