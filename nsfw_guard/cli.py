@@ -22,6 +22,7 @@ from . import __version__
 from .bench.command import bench
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
+from .scan.report.command import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -313,3 +314,4 @@ def _fail(error: Exception) -> NoReturn:
 
 
 app.command()(_failing_as_2()(bench))
+app.command()(_failing_as_2()(report))
