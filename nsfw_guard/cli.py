@@ -25,6 +25,7 @@ from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 from .generation.command import generate
 from .scan.command import scan
+from .scan.report.command import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -303,3 +304,4 @@ app.command()(_failing_as_2()(scan))
 app.command()(_failing_as_2()(generate))
 audit.command()(_failing_as_2()(verify))
 app.add_typer(audit, name="audit")
+app.command()(_failing_as_2()(report))
