@@ -18,8 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .disk import lock, sync_folder
 from .errors import GuardError
+from .files import lock, sync_folder
 
 SCHEMA = 1
 GENESIS = "0" * 64

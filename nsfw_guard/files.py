@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from .errors import SettingError
 
@@ -43,6 +44,32 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and bring it to the disk; nothing of it stays if that fails.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there under its name as a whole, and on the disk, or not at all.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    with whole_file(path) as file:
+        file.write(data)
+
+
 class FolderLock:
     """Held by one process at a time; the system lets go of it when that process ends, however it ends.
 
@@ -55,27 +82,30 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, doing: str) -> None:
-        self._file: IO[Any] = (folder / ".lock").open("a+")
-        try:
-            _lock(self._file)
-        except OSError as error:
+        self._file = (folder / ".lock").open("ab")
+        if not lock(self._file):
             self._file.close()
             raise SettingError(
                 f"{folder} is in use by another {doing} that is still running; wait for it, or name another folder."
-            ) from error
+            )
 
     def release(self) -> None:
         """Let go of it. The file stays: removing it would let two processes hold two files of one name."""
         self._file.close()
 
 
-def _lock(file: IO[Any]) -> None:
-    if os.name == "nt":
-        import msvcrt
+def lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed, however the process ends; ``False`` if another one has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
+            file.seek(2**40)  # far behind the end: a locked range cannot be read there
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

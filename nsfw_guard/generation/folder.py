@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audit import AuditError, AuditLog, audit_files, read
-from ..disk import sync_folder, write_synced, write_whole
 from ..errors import GuardError, SettingError
+from ..files import sync_folder, write_synced, write_whole
 from .launch import Processes
 from .settings import ERROR, FINAL, QUARANTINE, RETRY
 

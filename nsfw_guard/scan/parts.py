@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from ..errors import SettingError
 from ..files import whole_file
-from .row import LABEL_PREFIX, Row
+from .row import LABEL_PREFIX, SCHEMA_VERSION, Row
 
 FORMATS = ("parquet", "jsonl", "csv")
 FOLDER = "parts"
@@ -49,13 +49,47 @@ def read_rows(out: str | Path) -> Iterator[Row]:
         out: The folder that ``nsfw-guard scan --out`` wrote.
 
     Raises:
-        SettingError: There is no scan in it.
+        SettingError: There is no scan in it, or one of another version of the schema.
     """
     out = Path(out)
-    if not (out / MANIFEST).is_file():
-        raise SettingError(f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}")
+    read_manifest(out)
     for part in part_files(out):
         yield from read_part(part)
+
+
+def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """Return what a scan wrote about itself.
+
+    Args:
+        out: Its folder.
+        missing_ok: Whether a folder without any is one in which nothing was scanned yet.
+
+    Raises:
+        SettingError: There is none, it is no JSON, or of another version of the schema.
+    """
+    file = out / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = int(manifest["schema_version"])
+    except FileNotFoundError:
+        if missing_ok and not part_files(out):
+            return {}
+        raise SettingError(
+            f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"{file} is damaged: {error}. Remove the folder, or scan into another one.") from error
+    if version > SCHEMA_VERSION:
+        raise SettingError(
+            f"{out} was written by a newer nsfw_guard: schema {version}, and this one knows {SCHEMA_VERSION}. "
+            "Update it: pip install --upgrade nsfw-guard"
+        )
+    if version < SCHEMA_VERSION:
+        raise SettingError(
+            f"{out} was written by an older nsfw_guard: schema {version}, and this one writes {SCHEMA_VERSION}. "
+            "Scan into another folder."
+        )
+    return manifest  # type: ignore[no-any-return]
 
 
 def read_part(part: Path) -> Iterator[Row]:

@@ -11,9 +11,10 @@ from ..identity import model_identity
 from .actions import Actions
 from .engine import Scan
 from .evidence import Decider, now
+from .parts import read_manifest
 from .settings import ScanSettings
 from .sources import Sources
-from .store import Store, read_manifest
+from .store import Store
 from .summary import Summary
 
 

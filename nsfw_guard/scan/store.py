@@ -12,7 +12,18 @@ from ..errors import SettingError
 from ..files import FolderLock, whole_file
 from .entry import Entry
 from .index import Index, version_of
-from .parts import FOLDER, FORMATS, MANIFEST, labels_in, number_of, parquet, part_files, read_part, write_part
+from .parts import (
+    FOLDER,
+    FORMATS,
+    MANIFEST,
+    labels_in,
+    number_of,
+    parquet,
+    part_files,
+    read_manifest,
+    read_part,
+    write_part,
+)
 from .row import SCHEMA_VERSION, Row
 
 # A part is written when there are so many rows, or so many seconds after the last one: what a kill can cost.
@@ -206,38 +217,3 @@ class Store:
             part.unlink()
         for row in read_part(parts[-1]):
             self.index.add(row, number)
-
-
-def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """Return what a scan wrote about itself.
-
-    Args:
-        out: Its folder.
-        missing_ok: Whether a folder without any is one in which nothing was scanned yet.
-
-    Raises:
-        SettingError: There is none, it is no JSON, or of another version of the schema.
-    """
-    file = out / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = int(manifest["schema_version"])
-    except FileNotFoundError:
-        if missing_ok and not part_files(out):
-            return {}
-        raise SettingError(
-            f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{file} is damaged: {error}. Remove the folder, or scan into another one.") from error
-    if version > SCHEMA_VERSION:
-        raise SettingError(
-            f"{out} was written by a newer nsfw_guard: schema {version}, and this one knows {SCHEMA_VERSION}. "
-            "Update it: pip install --upgrade nsfw-guard"
-        )
-    if version < SCHEMA_VERSION:
-        raise SettingError(
-            f"{out} was written by an older nsfw_guard: schema {version}, and this one writes {SCHEMA_VERSION}. "
-            "Scan into another folder."
-        )
-    return manifest  # type: ignore[no-any-return]

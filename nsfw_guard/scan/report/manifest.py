@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import SettingError
-from ..parts import MANIFEST
-from ..row import SCHEMA_VERSION
+from .. import parts
 
 
 @dataclass(frozen=True)
@@ -54,26 +52,7 @@ def read_manifest(out: Path) -> Manifest:
     Raises:
         SettingError: There is no scan, its manifest is damaged, or it is of another version.
     """
-    file = out / MANIFEST
-    if not file.is_file():
-        raise SettingError(f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingError(f"{file} is damaged ({error}); expected JSON. Scan again into another folder.") from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise SettingError(f"{file} has no schema_version; expected {SCHEMA_VERSION}. Scan again into another folder.")
-    if version > SCHEMA_VERSION:
-        raise SettingError(
-            f"{file} has the schema version {version}, and this nsfw-guard knows those up to {SCHEMA_VERSION}: update "
-            "it, pip install -U nsfw-guard"
-        )
-    if version < SCHEMA_VERSION:
-        raise SettingError(
-            f"{file} has the schema version {version}, of an older nsfw-guard; expected {SCHEMA_VERSION}. Scan again "
-            "into another folder: nsfw-guard scan SOURCE --out FOLDER"
-        )
+    values = parts.read_manifest(out)
     summary, policy = values.get("summary"), values.get("policy")
     return Manifest(
         created=_text(values.get("created")),

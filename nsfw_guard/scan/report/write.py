@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import SettingError
-from ..parts import sync_folder
+from ...files import write_whole
 from .describe import describe, headline_of
 from .gallery import Best
 from .latest import OnStep, latest_rows
@@ -105,7 +105,7 @@ def write_report(
     shown = "none" if not pictures else "redacted" if redacted else "plain"
     data = describe(manifest, tally, items, len(flagged), small, shown)
     page = build_page(title or _title_of(manifest), headline_of(tally), data, small)
-    _write(target, page)
+    write_whole(target, page)
     return Report(
         path=target,
         headline=headline_of(tally),
@@ -139,17 +139,3 @@ def _check_target(target: Path) -> Path:
         if not ours:
             raise SettingError(f"{target} exists and is no report; it is not overwritten. Name another: --output FILE")
     return target
-
-
-def _write(target: Path, page: bytes) -> None:
-    """Write a file that is there as a whole, and on the disk, or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.absolute().parent)
-    finally:
-        temporary.unlink(missing_ok=True)
