@@ -95,7 +95,9 @@ def run_scan(
         )
         summary = scan.run()
         store.tidy()
-        store.write_manifest({**manifest, "summary": summary.to_dict()})
+        # Of the last run that did something: how fast it was is of interest, and that one found nothing new is not.
+        told = summary.to_dict() if summary.done else before.get("summary") or summary.to_dict()
+        store.write_manifest({**manifest, "summary": told})
     finally:
         store.close()
     return summary
