@@ -187,7 +187,7 @@ def _load(pipeline: str, revision: str | None, dtype: str, device: str) -> tuple
         from ..demo.generate import load_pipeline
 
         pipe = load_pipeline().to(place)
-        return (pipe if kind is None else pipe.to(kind)), DEMO
+        return (pipe if kind in (None, torch.float32) else pipe.to(kind)), DEMO
     if kind is None:
         kind = torch.float32 if place is None or place.type == "cpu" else torch.bfloat16
     try:

@@ -127,13 +127,13 @@ class RunFolder:
             for entry in entries:
                 prepared.append(self._prepare(entry))
             self._append(*(self._line(entry, path, problem) for entry, path, problem in prepared))
-        except OSError as error:
+        except (OSError, GuardError) as error:  # not an interrupt, after which the lines may be there
             for entry in entries:
                 with suppress(OSError):
                     self._temporary(self._folder_of(entry.action), entry.id).unlink(missing_ok=True)
-            raise OutputError(
-                f"{self.out} cannot be written to: {error}. The same command goes on from here."
-            ) from error
+            if isinstance(error, GuardError):
+                raise
+            raise OutputError(f"{self.out} cannot be written to: {error}. The same run goes on from here.") from error
         done = [(entry.action, path, problem) for entry, path, problem in prepared]
         for index, (entry, path, _) in enumerate(prepared):
             if path is None:

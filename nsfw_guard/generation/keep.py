@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import ImageError, SettingError
 from ..guard import NsfwGuard
-from .entries import Drawn, Entries, Made
+from .entries import Drawn, Entries, Made, refuse_no_redaction
 from .folder import RunFolder, is_done
 from .launch import processes
 from .prompts import PromptRow, read_rows
@@ -75,9 +75,11 @@ class GuardedFolder:
 
         Raises:
             ImageError: It holds no verdicts, another guard's, or no pictures; or not as many as ids.
-            SettingError: An id, a prompt or a seed that cannot be, or an id that is there already.
+            SettingError: An id, a prompt or a seed that cannot be, an id that is there already, or a guard that does
+                not redact any more.
             OutputError: The folder cannot be written to.
         """
+        refuse_no_redaction(self._guard)
         images, verdicts = getattr(checked, "images", None), getattr(checked, "verdicts", None)
         if verdicts is None:
             raise ImageError(
