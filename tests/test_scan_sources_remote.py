@@ -116,7 +116,7 @@ def test_a_connection_that_breaks_is_an_error(web):
 
 def test_nobody_answers():
     (entry,) = parse_sources(["http://127.0.0.1:9/a.jpg"]).entries()
-    assert entry.error.startswith("cannot be opened: Cannot connect to host 127.0.0.1:9")
+    assert "onnect" in entry.error
     assert "\n" not in entry.error
 
 

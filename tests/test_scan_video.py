@@ -183,6 +183,15 @@ def test_a_damaged_frame_is_an_error():
         list(decoded(bytes(data)).frames())
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_matroska_whose_parts_are_not_where_it_says_is_an_error(share):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
+    data = video("webm", list(noise))
+    at = int(len(data) * share)
+    with pytest.raises(ImageError, match="x is a video that is (damaged|cut off)"):
+        decoded(data[:at] + b"inserted" + data[at:])
+
+
 def test_frames_that_are_missing_are_an_error():
     noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
     data = bytearray(video("mp4", list(noise)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError
+from .containers import container_fault
 from .local import why
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Deco
     except ImportError as error:
         raise ImageError(f"{name}: videos need PyAV: pip install 'nsfw-guard[scan]'") from error
     with _reading(name):
-        if is_cut_off(file):
-            raise ImageError(f"{name} is a video that is cut off: it is shorter than it says.")
+        fault = container_fault(file)
+        if fault is not None:
+            raise ImageError(f"{name} is a video that {fault}.")
         file.seek(0)
         container = av.open(file, mode="r", options=_OPTIONS)
         if not container.streams.video:
@@ -77,56 +78,6 @@ def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Deco
 
     height, width = first[1].shape[1:]
     return Decoded("video", width, height, all_frames())
-
-
-def is_cut_off(file: BinaryIO) -> bool:
-    """Return whether a file is shorter than its container says, which FFmpeg takes for its end."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    start = file.read(64)
-    if start[:4] == b"RIFF":
-        return 8 + int.from_bytes(start[4:8], "little") > size + 1  # a last byte of padding is often left out
-    if start[:4] == b"\x1a\x45\xdf\xa3":
-        return _matroska_end(file) > size
-    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
-        return _boxes_end(file, size) > size
-    return False
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Return where the last box of an MP4 with media or its table ends, by what the boxes say."""
-    at = end = 0
-    while at + 8 <= size:
-        file.seek(at)
-        header = file.read(16)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # to the end of the file, or no box
-            break
-        at += length
-        if header[4:8] in (b"mdat", b"moov", b"moof"):
-            end = at
-    return end
-
-
-def _matroska_end(file: BinaryIO) -> int:
-    """Return where the segment of a Matroska file ends; 0 if it does not say."""
-    file.seek(4)
-    length, _ = _number(file)
-    file.seek(length, io.SEEK_CUR)
-    if file.read(4) != b"\x18\x53\x80\x67":
-        return 0
-    length, unknown = _number(file)
-    return 0 if unknown else file.tell() + length
-
-
-def _number(file: BinaryIO) -> tuple[int, bool]:
-    """Read a number of variable length; and whether it stands for an unknown one."""
-    first = file.read(1)[0]
-    extra = 8 - first.bit_length()
-    value = int.from_bytes(bytes([first & (0x7F >> extra)]) + file.read(extra), "big")
-    return value, value == 2 ** (7 * (extra + 1)) - 1
 
 
 def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Tensor]]:
