@@ -699,6 +699,8 @@ def test_json_on_standard_output_is_alone_there(tiny_bench):
         (["memory", "--batch", "3"], "--images instead of --batch"),
         (["memory", "--images", "0"], "images is 0"),
         (["startup", "--size", "64x64"], "looks at no image"),
+        (["generate", "--batch", "1", "--batch", "2"], "takes one --model, --size and --batch"),
+        (["generate", "--redaction", "none"], 'redaction is "none"'),
     ],
 )
 def test_what_could_not_run_ends_with_2_and_says_why(arguments, message):
@@ -726,7 +728,7 @@ def test_the_help_names_the_extra_and_every_choice():
     text = re.sub(r"\s+", " ", run("bench", "--help").stdout)
     for words in ('the extra "bench"', "--json", "--plot", "--runtime", "memory", "startup", "pipeline"):
         assert words in text, words
-    assert command.WHAT == ("speed", "memory", "startup")
+    assert {"speed", "memory", "startup", "generate"} <= set(command.WHAT)
 
 
 # Memory of many images, and starting

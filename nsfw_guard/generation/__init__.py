@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .entries import Made
     from .folder import OutputError
     from .keep import GuardedFolder
+    from .launch import Processes, processes
     from .prompts import BadRow, PromptRow, read_rows
     from .run import Generation
     from .settings import OnFlag
@@ -22,12 +23,15 @@ __all__ = [
     "Made",
     "OnFlag",
     "OutputError",
+    "Processes",
     "PromptRow",
     "Summary",
+    "processes",
     "read_rows",
 ]
 
 _WHERE = {
+    "launch": ("Processes", "processes"),
     "prompts": ("BadRow", "PromptRow", "read_rows"),
     "run": ("Generation",),
     "keep": ("GuardedFolder",),

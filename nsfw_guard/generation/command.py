@@ -91,8 +91,7 @@ def generate(
     from .launch import processes
 
     here = processes()
-    place = device or (str(here.device) if here.device is not None else _gpu())
-    pipe, name = _load(pipeline, revision, dtype, place)
+    pipe, name = _load(pipeline, revision, dtype, device or str(here.device))
     generation = Generation(
         pipe,
         out,
@@ -224,12 +223,6 @@ def _settings(given: list[str], steps: int | None) -> dict[str, Any]:
             raise SettingError("--steps and --set num_inference_steps say the same; give one of them.")
         arguments["num_inference_steps"] = steps
     return arguments
-
-
-def _gpu() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
+import torch
+
 from ..errors import GuardError
 
 # How long the first process to be done waits for the last. One that ends, however, is noticed at once.
@@ -18,12 +20,13 @@ class Processes:
     Attributes:
         index: Of this one, from 0.
         count: Of all.
-        device: Where this one computes; ``None`` leaves it to the caller.
+        device: Where this one computes: a GPU if there is one.
     """
 
-    index = 0
-    count = 1
-    device: Any = None
+    def __init__(self) -> None:
+        self.index = 0
+        self.count = 1
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def gather(self, value: Any) -> list[Any]:
         """Return every process's value, in order; waits until all of them have come here."""
@@ -47,24 +50,25 @@ class _Launched(Processes):
     """One of several that accelerate, or torchrun, has started."""
 
     def __init__(self) -> None:
-        import torch
         import torch.distributed as dist
         from accelerate import PartialState
 
         gpu = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
         # Without a GPU it has to be told, or it takes each process for the only one.
         state = PartialState() if gpu else PartialState(cpu=True)
+        if not dist.is_initialized():
+            dist.init_process_group(backend="gloo")
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self.device = state.device if state.device.type != "cpu" else torch.device("cpu")
         # Of its own: NCCL gives up on whoever waits for minutes, and would need the GPU for a word.
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def gather(self, value: Any) -> list[Any]:
-        import torch.distributed
+        import torch.distributed as dist
 
         values: list[Any] = [None] * self.count
         try:
-            torch.distributed.all_gather_object(values, value, group=self._group)
+            dist.all_gather_object(values, value, group=self._group)
         except RuntimeError as error:
             raise GuardError(f"Another process of this launch is gone ({str(error).splitlines()[0]}).") from error
         return values
