@@ -120,12 +120,14 @@ class AuditLog:
             The lines as they were written.
 
         Raises:
-            AuditError: The log is closed, or was opened by another process; or a name of every line is used.
+            AuditError: The log is closed or removed, or was opened by another process; or a name of every line is used.
             OSError: The disk is full, or not writable; the log is as it was before.
         """
         with self._thread:
             if self._file is None or os.getpid() != self._process:
                 raise AuditError(f"{self.path} is not open in this process; open it: AuditLog({str(self.path)!r}).")
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                raise AuditError(f"{self.path} was removed while it was written; nothing goes on without a log.")
             head, lines, written = self.head, [], b""
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
             for sequence, record in enumerate(records, start=self.lines):

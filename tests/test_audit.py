@@ -268,3 +268,10 @@ def test_what_cannot_be_read_ends_with_2(tmp_path, monkeypatch, arguments, messa
     result = command(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_log_that_was_removed_is_not_written_into_the_void(log):
+    with AuditLog(log) as audit:
+        log.unlink()
+        with pytest.raises(AuditError, match="was removed while it was written"):
+            audit.append({"n": 5})

@@ -349,6 +349,42 @@ def test_bad_rows_are_said_and_the_rest_goes_on_unless_strict(pipe, tmp_path):
     assert summary.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        ({"width": 64}, "width is given and height is not"),
+        ({"height": 64}, "height is given and width is not"),
+        ({"width": "abc", "height": 64}, "width is 'abc'; expected a whole number of pixels"),
+        ({"width": 64, "height": -64}, "height is -64"),
+        ({"width": 64, "height": 0}, "height is 0"),
+        ({"width": 64.0, "height": 64}, "width is 64.0"),
+    ],
+)
+def test_sizes_that_the_pipeline_would_pass_over_are_bad(pipe, tmp_path, size, problem):
+    """Stable Diffusion draws its default size when one side is missing or zero, and says nothing."""
+    made, summary = run(pipe, tmp_path, [{"prompt": CIRCLE, **size}])
+    assert made == []
+    assert problem in summary.bad_rows[0].problem
+
+
+def test_a_guard_that_fails_lets_nothing_out(pipe, own_demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(own_demo), "classify", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no memory")))
+    made, summary = run(pipe, tmp_path, batch_size=3)
+    assert [one.action for one in made] == ["error"] * 3
+    assert "no memory" in made[0].error
+    assert pictures(tmp_path) == []
+    assert summary.exit_code == 2
+
+
+def test_what_becomes_not_finite_is_flagged_and_nothing_of_it_shown(pipe, tmp_path, monkeypatch):
+    real = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **more: (real(*args, **more)[0] * float("nan"),))
+    run(pipe, tmp_path, ROWS[:1])
+    (line,) = logged(tmp_path)
+    assert (line["action"], line["verdict"]["reason"]) == ("redact", "non_finite")
+    assert pixels(tmp_path / "circle.png").max() == 0
+
+
 def test_a_row_whose_id_was_asked_for_otherwise_is_bad(pipe, tmp_path):
     run(pipe, tmp_path, ROWS[:1])
     made, summary = run(pipe, tmp_path, [{**ROWS[0], "prompt": HEART}, ROWS[2]])

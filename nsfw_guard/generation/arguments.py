@@ -78,6 +78,13 @@ class CallArguments:
         given = {**self.arguments, **row.arguments}
         if lacking := [name for name in self._needed if name not in given]:
             return f"{self.name} needs {', '.join(lacking)}"
+        for name, other in (("width", "height"), ("height", "width")):
+            if name not in given:
+                continue
+            if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
+                return f"{name} is {given[name]!r}; expected a whole number of pixels, at least 1"
+            if other in self._names and other not in given:
+                return f"{name} is given and {other} is not; pipelines do not heed one alone"
         for name, value in given.items():
             if name in PICTURES:
                 try:
