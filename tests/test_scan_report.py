@@ -109,7 +109,13 @@ def test_redacted_no_original_pixel_is_in_the_page(tmp_path):
 def test_what_files_are_called_is_never_markup(tmp_path, name):
     path = f"/data/{name}"
     rows = [row(path, 0.9, level=name, kind=name, reason=name, model=name), failed(path + "2", f"{path}2 {name}")]
-    about = {"sources": [path], "model": name, "policy": {"level": name}, "labels": [name], "summary": {"skipped": {name: 3}}}
+    about = {
+        "sources": [path],
+        "model": name,
+        "policy": {"level": name},
+        "labels": [name],
+        "summary": {"skipped": {name: 3}},
+    }
     written = write_report(write_scan(tmp_path / "scan", rows, **about), title=name)
     text = written.path.read_bytes().decode("utf-8")
     data, _ = blobs(written.path)
@@ -228,7 +234,7 @@ HEAD = ",".join(COLUMNS)
 
 def test_decisions_are_read(tmp_path):
     file = tmp_path / "decisions.csv"
-    lines = [HEAD, f"/a.jpg,ab,0.9,true,safe,{MODEL},0.5,2030-01-01T00:00:00Z", "\"'=a,\"\"b\"\".jpg\",,,FALSE,unsafe,,,"]
+    lines = [HEAD, f"/a.jpg,ab,0.9,true,safe,{MODEL},0.5,2030-01-01T00:00:00Z", '"\'=a,""b"".jpg",,,FALSE,unsafe,,,']
     file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
     assert read_decisions(file) == [
         Decision("/a.jpg", "ab", 0.9, True, False, MODEL, 0.5, "2030-01-01T00:00:00Z"),

@@ -1,4 +1,4 @@
-"""What a report counts and picks: the last row of every path, folders, messages, the best of many, in bounded memory."""
+"""What a report counts and picks: the last row of every path, folders, messages, the best of many."""
 
 import random
 from collections import Counter
@@ -25,7 +25,9 @@ def tally(rows, limit=10, misses=10):
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
 def test_of_each_path_the_last_row_counts(tmp_path, kind):
-    rows = [row(f"/d/{name}.jpg", score) for name, score in [("a", 0.9), ("b", 0.2), ("a", 0.1), ("c", 0.3), ("a", 0.7)]]
+    rows = [
+        row(f"/d/{name}.jpg", score) for name, score in [("a", 0.9), ("b", 0.2), ("a", 0.1), ("c", 0.3), ("a", 0.7)]
+    ]
     out = write_scan(tmp_path / "scan", rows, kind=kind, per_part=2)
     assert [(found.path, found.score) for found in latest_rows(out)] == [
         ("/d/b.jpg", 0.2),

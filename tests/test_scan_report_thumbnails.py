@@ -52,7 +52,13 @@ def near(picture, at, colour):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((1600, 1200), (213, 160)), ((300, 900), (107, 320)), ((40, 30), (40, 30)), ((10, 4000), (1, LONG)), ((1, 1), (1, 1))],
+    [
+        ((1600, 1200), (213, 160)),
+        ((300, 900), (107, 320)),
+        ((40, 30), (40, 30)),
+        ((10, 4000), (1, LONG)),
+        ((1, 1), (1, 1)),
+    ],
 )
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 def test_they_are_small_and_never_enlarged(tmp_path, size, expected, kind):

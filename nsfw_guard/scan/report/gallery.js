@@ -165,11 +165,13 @@ const gallery = (() => {
       keys[key]();
     });
     let due = false;
-    addEventListener("scroll", () => {
+    const soon = () => {
       if (due) return;
       due = true;
       requestAnimationFrame(() => { due = false; render(); });
-    }, { passive: true });
+    };
+    addEventListener("scroll", soon, { passive: true });
+    addEventListener("resize", soon);
     new ResizeObserver(() => { measure(); render(true); }).observe(grid);
   };
 
