@@ -164,6 +164,10 @@ const gallery = (() => {
       event.preventDefault();
       keys[key]();
     });
+    // A browser scrolls to the middle of what gets the focus, which here is far from the current picture.
+    grid.addEventListener("focus", () => {
+      if (grid.matches(":focus-visible")) requestAnimationFrame(() => move(active));
+    });
     let due = false;
     const soon = () => {
       if (due) return;
