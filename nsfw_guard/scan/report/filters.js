@@ -2,7 +2,8 @@
 
 const items = data.items.map((item, index) => {
   const labels = Object.entries(item.labels || {}).sort((a, b) => b[1] - a[1]);
-  return { ...item, index, found: [item.path, ...(item.paths || [])].join("\n").toLowerCase(), ranked: labels };
+  const paths = [item.path, ...(item.paths || [])].join("\n");
+  return { ...item, index, found: `${paths}\n${visible(paths)}`.toLowerCase(), ranked: labels };
 });
 const groups = [
   ["flagged", "Flagged"],

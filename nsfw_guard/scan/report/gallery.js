@@ -164,12 +164,18 @@ const gallery = (() => {
       event.preventDefault();
       keys[key]();
     });
+    // A browser scrolls to the middle of what gets the focus, which here is far from the current picture.
+    grid.addEventListener("focus", () => {
+      if (grid.matches(":focus-visible")) requestAnimationFrame(() => move(active));
+    });
     let due = false;
-    addEventListener("scroll", () => {
+    const soon = () => {
       if (due) return;
       due = true;
       requestAnimationFrame(() => { due = false; render(); });
-    }, { passive: true });
+    };
+    addEventListener("scroll", soon, { passive: true });
+    addEventListener("resize", soon);
     new ResizeObserver(() => { measure(); render(true); }).observe(grid);
   };
 

@@ -35,8 +35,8 @@ def latest_rows(out: Path, on_step: OnStep | None = None) -> Iterator[Row]:
     step = on_step or (lambda what, done, total: None)
     digests = bytearray()
     for number, part in enumerate(parts, start=1):
-        for path in _whole(part, _paths(part)):
-            digests += hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+        for digest in _whole(part, map(_digest, _paths(part))):
+            digests += digest
         step("reading", number, 2 * len(parts))
     counts = _last_of_each(digests)
     at = 0
@@ -60,6 +60,10 @@ def _last_of_each(digests: bytearray) -> np.ndarray:
     counts = np.zeros(len(keys), dtype=bool)
     counts[order[last]] = True
     return counts
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
 
 
 def _paths(part: Path) -> Iterator[str]:
