@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from ..errors import SettingError
 
 if TYPE_CHECKING:
     from .actions import Actions
+    from .ray_session import RaySettings
     from .sources import Sources
     from .summary import Summary
 
@@ -85,6 +86,22 @@ def scan(
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse pictures with more pixels than this.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse pictures in files larger than this.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: workers of a Ray cluster, or of a Ray of this machine.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster: auto or host:port. Default: RAY_ADDRESS, or else this machine alone."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray: how many workers, each with the model. Default: all that fit.")
+    ] = None,
+    cpus_per_actor: Annotated[
+        int | None, typer.Option(help="Ray: CPU cores for each worker; it has as many threads. Default: 2.")
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="Ray: GPUs for each worker, such as 0.5. Default: 1 where there are any.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
 ) -> None:
     """Look at every picture and video of some sources, and write a row about each.
@@ -130,15 +147,15 @@ def scan(
             kind, folder, sources=found, given=given, out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
         )
     _quiet()
-    guard = NsfwGuard(
-        model,
-        policy=policy,
-        device=device or _device(runtime),
-        dtype=dtype,
-        views=views,
-        batch_size=batch_size,
-        runtime=runtime,
-    )
+    model = os.path.abspath(model) if os.path.isdir(model) else model
+    loaded: dict[str, Any] = {
+        "model": model, "dtype": dtype, "views": views, "batch_size": batch_size, "runtime": runtime
+    }  # fmt: skip
+    ray = _ray(
+        engine, {**loaded, "device": device},
+        address=address, workers=actors, cpus=cpus_per_actor, gpus=gpus_per_actor,
+    )  # fmt: skip
+    guard = NsfwGuard(**loaded, policy=policy, device="cpu" if ray else device or _device(runtime))
     if threshold is not None:
         guard.policy = replace(guard.policy, threshold=threshold)
     with _progress() as progress:
@@ -154,7 +171,7 @@ def scan(
             nonlocal latest, said_at
             latest = summary
             said = f"{_rate(summary):,.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
-            progress.update(task, completed=summary.files, said=said)
+            progress.update(task, completed=summary.before + summary.done, said=said)
             if not _err.is_terminal and summary.seconds - said_at >= _SECONDS_PER_LINE:  # a log file has no bar
                 said_at = summary.seconds
                 _err.print(f"{summary.files:,} files, {said}", highlight=False)
@@ -168,6 +185,7 @@ def scan(
                 form=form,
                 given=[*given, *(f"--list {name}" for name in lists or ())],
                 actions=actions,
+                ray=ray,
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
@@ -259,6 +277,22 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=_err, transient=True)
+
+
+def _ray(engine: str, guard: dict[str, Any], **given: Any) -> RaySettings | None:
+    given = {name: value for name, value in given.items() if value is not None}
+    if engine == "ray":
+        from .ray_session import RaySettings
+
+        return RaySettings(guard, **given)
+    if engine != "local":
+        raise SettingError(f"--engine is {engine!r}; expected local or ray.")
+    if given:
+        raise SettingError(
+            "--address, --actors, --cpus-per-actor and --gpus-per-actor go with --engine ray; the local engine is this "
+            "process."
+        )
+    return None
 
 
 def _device(runtime: str) -> str | None:

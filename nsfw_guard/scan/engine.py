@@ -8,9 +8,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from torch import Tensor
 
@@ -22,10 +22,10 @@ from .decode import DecodeSettings, decode
 from .entry import Entry
 from .evidence import Decider, now
 from .kinds import looks_like_video
+from .listing import Found, Known, Listing
 from .row import Row
 from .settings import ScanSettings
-from .sources import Sources, is_local_file
-from .store import Store
+from .sources import is_local_file
 from .summary import Summary
 from .work import Item, Job, Queue, Stopped
 
@@ -40,6 +40,23 @@ _PATIENCE = 0.25
 _BATCHES = 4
 
 
+class Rows(Known, Protocol):
+    """Where rows go: a ``Store``, or, in a worker of a cluster, whoever asked for them."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to flush."""
+
+    def add(self, row: Row) -> None:
+        """Take a row; it is kept after the next ``flush``."""
+
+    def flush(self) -> list[Row]:
+        """Keep the rows that were added since the last time; return them."""
+
+    def result(self, sha256: str) -> Row | None:
+        """Return a row with the result of a content; ``None``: it is not known."""
+
+
 class Scan:
     """One run over sources.
 
@@ -52,33 +69,35 @@ class Scan:
         on_rows: Called with rows, once they are on the disk.
         on_flagged_before: Called with each file that was flagged before and has not changed, by any thread.
         on_progress: Called every now and then, and at the end.
+        on_end: Called before it waits for its threads: where entries come from may be waiting itself.
     """
 
     def __init__(
         self,
         guard: NsfwGuard,
-        sources: Sources,
-        store: Store,
+        sources: Found,
+        store: Rows,
         decider: Decider,
         settings: ScanSettings,
         *,
         on_rows: Callable[[list[Row]], None] = lambda rows: None,
         on_flagged_before: Callable[[Entry], None] = lambda entry: None,
         on_progress: Callable[[Summary], None] = lambda summary: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._guard, self._sources, self._store, self._decider = guard, sources, store, decider
         self._settings = settings
         self._decoding: DecodeSettings = settings.decoding(guard)
         self._on_rows, self._on_flagged_before, self._on_progress = on_rows, on_flagged_before, on_progress
+        self._on_end = on_end
         self._queue = Queue(settings.queue_bytes, _BATCHES * guard.batch_size, settings.threads)
-        self._entries: Iterator[Entry] = iter(())
-        self._listing = threading.Lock()
         self._failure: BaseException | None = None
         # By content: what is under way, and what is decided and not on the disk yet.
         self._contents = threading.Lock()
         self._under_way: dict[str, Job] = {}
         self._recent: dict[str, Row] = {}
         self.summary = Summary()
+        self._listing = Listing(sources, store, self.summary)
 
     def run(self) -> Summary:
         """Scan until every file has its row.
@@ -90,7 +109,6 @@ class Scan:
             GuardError: The model cannot be run.
         """
         began = time.monotonic()
-        self._entries = self._sources.entries(wanted=lambda entry: self._store.status(entry) == "new")
         threads = [
             threading.Thread(target=self._produce, name=f"nsfw_guard-decode-{number}", daemon=True)
             for number in range(self._settings.threads)
@@ -107,6 +125,7 @@ class Scan:
                 raise self._failure
         finally:
             self._queue.stop()
+            self._on_end()
             for thread in threads:
                 thread.join()
             self._flush()
@@ -130,7 +149,7 @@ class Scan:
 
     def _produce(self) -> None:
         try:
-            while (found := self._next()) is not None:
+            while (found := self._listing.next()) is not None:
                 entry, status = found
                 if status == "new":
                     self._read(entry)
@@ -143,23 +162,6 @@ class Scan:
             self._queue.stop()
         finally:
             self._queue.done()
-
-    def _next(self) -> tuple[Entry, str] | None:
-        """Return the next file and what is known of it; one thread at a time."""
-        with self._listing:
-            for entry in self._entries:
-                status = self._store.status(entry)
-                if status == "claimed":
-                    continue
-                self.summary.files += 1
-                if status == "new":
-                    self._store.claim(entry)
-                else:
-                    self.summary.before += 1
-                    self.summary.flagged += status == "flagged"
-                    self.summary.errors += status == "error"
-                return entry, status
-            return None
 
     def _read(self, entry: Entry) -> None:
         """Read, hash and decode one file, and put its frames into the queue, and its end behind them."""
@@ -199,7 +201,7 @@ class Scan:
                 return False
             known = self._recent.get(sha256)
             if known is None:
-                known = self._store.index.result(sha256)
+                known = self._store.result(sha256)
             if known is None:
                 self._under_way[sha256] = job
                 return True

@@ -76,6 +76,10 @@ class Index:
             version,
         )
 
+    def claimed(self) -> int:
+        """Return how many files are claimed and have no row."""
+        return int(self._run("SELECT COUNT(*) FROM paths WHERE status = 'claimed'")[0])
+
     def add(self, row: Row, part: int, *, final: bool = True) -> int | None:
         """Note that a part has a file's row; return the number of the part that had it before.
 

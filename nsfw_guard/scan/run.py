@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..guard import NsfwGuard
 from ..identity import model_identity
@@ -17,6 +18,10 @@ from .sources import Sources
 from .store import Store
 from .summary import Summary
 
+if TYPE_CHECKING:
+    from .cluster import ClusterScan
+    from .ray_session import RaySettings
+
 
 def run_scan(
     guard: NsfwGuard,
@@ -27,6 +32,7 @@ def run_scan(
     form: str = "parquet",
     given: list[str] | None = None,
     actions: Actions | None = None,
+    ray: RaySettings | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Look at every picture and video of some sources, and write a row about each.
@@ -42,6 +48,7 @@ def run_scan(
         form: ``"parquet"``, ``"jsonl"`` or ``"csv"``.
         given: What the sources were called, for ``scan.json``.
         actions: What to do with flagged files.
+        ray: The workers that look at them instead of this process, which lists the files and writes the rows.
         on_progress: Called several times a second while it runs.
 
     Returns:
@@ -49,7 +56,8 @@ def run_scan(
 
     Raises:
         SettingError: Another scan runs in the folder, or it holds something else.
-        OSError: It cannot be written; what is there stays.
+        GuardError: The model cannot be run.
+        OSError: The folder cannot be written; what is there stays.
     """
     settings = settings or ScanSettings()
     classifier = guard.classifier
@@ -83,16 +91,40 @@ def run_scan(
     }
     try:
         store.write_manifest(manifest)
-        scan = Scan(
-            guard,
-            sources,
-            store,
-            decider,
-            settings,
-            on_rows=actions.on_rows if actions else lambda rows: None,
-            on_flagged_before=actions.on_flagged if actions else lambda entry: None,
-            on_progress=on_progress,
-        )
+        on_rows = actions.on_rows if actions else lambda rows: None
+        on_flagged_before = actions.on_flagged if actions else lambda entry: None
+        scan: Scan | ClusterScan
+        if ray is None:
+            scan = Scan(
+                guard,
+                sources,
+                store,
+                decider,
+                settings,
+                on_rows=on_rows,
+                on_flagged_before=on_flagged_before,
+                on_progress=on_progress,
+            )
+        else:
+            from .cluster import ClusterScan
+            from .worker import Orders
+
+            orders = Orders(
+                guard=dict(ray.guard),
+                policy=guard.policy,
+                settings=replace(settings, workers=settings.workers or ray.cpus),
+                model=decider.model,
+                preprocessing=decider.preprocessing,
+            )
+            scan = ClusterScan(
+                orders,
+                sources,
+                store,
+                ray,
+                on_rows=on_rows,
+                on_flagged_before=on_flagged_before,
+                on_progress=on_progress,
+            )
         summary = scan.run()
         store.tidy()
         # Of the last run that did something: how fast it was is of interest, and that one found nothing new is not.

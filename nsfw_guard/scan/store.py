@@ -100,6 +100,10 @@ class Store:
         """Note that a file is being scanned: the same file once more, in another source, is none to scan."""
         self.index.claim(entry.path, version_of(entry, self._model, self._preprocessing))
 
+    def result(self, sha256: str) -> Row | None:
+        """Return a row with the result of a content; ``None``: it is not known."""
+        return self.index.result(sha256)
+
     def add(self, row: Row) -> None:
         """Take a row; it is on the disk after the next ``flush``."""
         self._buffer.append(row)

@@ -1,0 +1,64 @@
+"""What a scan has in front of it: the files of its sources, each with what is known of it already."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from .entry import Entry
+from .summary import Summary
+
+
+class Found(Protocol):
+    """Where entries come from; ``Sources`` are."""
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Why → how many files were passed over, so far."""
+
+    def entries(self, wanted: Callable[[Entry], bool] | None = None) -> Iterator[Entry]:
+        """Yield them; ``wanted`` says whether content that can be read only in passing is to be read."""
+
+
+class Known(Protocol):
+    """What is known of files; a ``Store`` knows."""
+
+    def status(self, entry: Entry) -> str:
+        """Say what is known of a file as it is now; see ``Index.status``."""
+
+    def claim(self, entry: Entry) -> None:
+        """Note that a file is being scanned."""
+
+
+class Listing:
+    """Hands out every file once, to any thread, and counts it.
+
+    Args:
+        sources: Where they come from.
+        known: What is done already; what is not is claimed as it is handed out.
+        summary: Where they are counted.
+    """
+
+    def __init__(self, sources: Found, known: Known, summary: Summary) -> None:
+        self._known, self._summary = known, summary
+        self._entries = sources.entries(wanted=lambda entry: known.status(entry) == "new")
+        self._turn = threading.Lock()
+
+    def next(self) -> tuple[Entry, str] | None:
+        """Return the next file and what is known of it, ``"new"`` if nothing is; ``None``: there is none."""
+        with self._turn:
+            for entry in self._entries:
+                status = self._known.status(entry)
+                if status == "claimed":
+                    continue
+                self._summary.files += 1
+                if status == "new":
+                    self._known.claim(entry)
+                else:
+                    self._summary.before += 1
+                    self._summary.flagged += status == "flagged"
+                    self._summary.errors += status == "error"
+                return entry, status
+            return None
