@@ -93,6 +93,10 @@ class Index:
         self._run("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", _digest(row.path), version, part, _status(row))
         return before
 
+    def move(self, path: str, part: int) -> None:
+        """Note that another part has a file's row now."""
+        self._run("UPDATE paths SET part = ? WHERE path = ?", part, _digest(path))
+
     def learn(self, row: Row) -> None:
         """Note the result of a content."""
         if row.sha256 is not None:

@@ -22,6 +22,7 @@ FOLDER = "parts"
 MANIFEST = "scan.json"
 # How many rows are held at a time.
 _ROWS = 2048
+_COMPRESSION = "zstd"
 _NAME = re.compile(r"part-(\d{6,})\.(parquet|jsonl|csv)")
 _INTEGERS = ("size", "width", "height", "frames", "frame", "views")
 _NUMBERS = ("mtime", "score", "threshold", "decode_ms")
@@ -95,15 +96,31 @@ def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
 def read_part(part: Path) -> Iterator[Row]:
     """Yield the rows of one part."""
     if part.suffix == ".parquet":
-        with parquet().ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=_ROWS):
-                yield from map(Row.from_record, batch.to_pylist())
+        for batch in _batches_of(part):
+            yield from map(Row.from_record, batch.to_pylist())
     elif part.suffix == ".jsonl":
         with part.open(encoding="utf-8") as lines:
             yield from (Row.from_record(json.loads(line)) for line in lines)
     else:
         with part.open(encoding="utf-8", newline="") as file:
             yield from (Row.from_record(_typed(record)) for record in csv.DictReader(file))
+
+
+def paths_in(part: Path) -> Iterator[str]:
+    """Yield the paths in one part, in order."""
+    if part.suffix == ".parquet":
+        for batch in _batches_of(part, columns=["path"]):
+            yield from batch.column(0).to_pylist()
+    else:
+        yield from (row.path for row in read_part(part))
+
+
+def count_rows(part: Path) -> int:
+    """Return how many rows a part has."""
+    if part.suffix != ".parquet":
+        return sum(1 for _ in read_part(part))
+    with parquet().ParquetFile(part) as file:
+        return int(file.metadata.num_rows)
 
 
 def labels_in(part: Path) -> list[str]:
@@ -145,6 +162,19 @@ def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     return count
 
 
+def join_parts(parts: Sequence[Path], target: Path) -> None:
+    """Write the rows of some parts, in order, as one; see ``write_part``."""
+    labels = list(dict.fromkeys(label for part in parts for label in labels_in(part)))
+    if target.suffix != ".parquet":
+        write_part(target, (row for part in parts for row in read_part(part)), labels)
+        return
+    schema = _schema(_columns(labels))
+    with whole_file(target) as file, parquet().ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
+        for part in parts:
+            for batch in _batches_of(part):
+                writer.write_batch(_with_columns(batch, schema))
+
+
 def parquet() -> Any:
     """Return pyarrow's Parquet module.
 
@@ -166,6 +196,31 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
+def _batches_of(part: Path, columns: list[str] | None = None) -> Iterator[Any]:
+    """Yield Arrow's record batches of a Parquet part; without threads, whose memory would stay."""
+    with parquet().ParquetFile(part, pre_buffer=False) as file:
+        yield from file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False)
+
+
+def _with_columns(batch: Any, schema: Any) -> Any:
+    import pyarrow as pa
+
+    names = batch.schema.names
+    columns = [
+        batch.column(name) if name in names else pa.nulls(len(batch), schema.field(name).type) for name in schema.names
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _schema(columns: list[str]) -> Any:
+    import pyarrow as pa
+
+    kinds = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64()), "flagged": pa.bool_()}
+    return pa.schema(
+        [(name, pa.float64() if name.startswith(LABEL_PREFIX) else kinds.get(name, pa.string())) for name in columns]
+    )
+
+
 def _columns(labels: Sequence[str]) -> list[str]:
     names: list[str] = []
     for item in fields(Row):
@@ -177,17 +232,10 @@ def _columns(labels: Sequence[str]) -> list[str]:
 def _writer(suffix: str, file: IO[bytes], columns: list[str]) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Yield what writes records to a file of a format."""
     if suffix == ".parquet":
-        pq = parquet()
         import pyarrow as pa
 
-        kinds = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64()), "flagged": pa.bool_()}
-        schema = pa.schema(
-            [
-                (name, pa.float64() if name.startswith(LABEL_PREFIX) else kinds.get(name, pa.string()))
-                for name in columns
-            ]
-        )
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        schema = _schema(columns)
+        with parquet().ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
             yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
     elif suffix == ".jsonl":
         yield lambda records: file.writelines(json.dumps(record).encode() + b"\n" for record in records)

@@ -16,10 +16,13 @@ from .parts import (
     FOLDER,
     FORMATS,
     MANIFEST,
+    count_rows,
+    join_parts,
     labels_in,
     number_of,
     parquet,
     part_files,
+    paths_in,
     read_manifest,
     read_part,
     write_part,
@@ -191,11 +194,8 @@ class Store:
                 yield row
 
     def _rewrite(self, part: Path, rows: Iterator[Row]) -> None:
-        if not write_part(part, rows, self._labels_of([part])):
+        if not write_part(part, rows, labels_in(part)):
             part.unlink()
-
-    def _labels_of(self, parts: list[Path]) -> list[str]:
-        return list(dict.fromkeys(label for part in parts for label in labels_in(part)))
 
     def _merge(self) -> None:
         """Put neighbouring small parts together, under the last one's name.
@@ -205,7 +205,7 @@ class Store:
         group: list[Path] = []
         total = 0
         for part in [*part_files(self.out), None]:
-            rows = 0 if part is None else sum(1 for _ in read_part(part))
+            rows = 0 if part is None else count_rows(part)
             if group and (part is None or total + rows > ROWS_PER_MERGED_PART):
                 if len(group) > 1:
                     self._join(group)
@@ -215,9 +215,9 @@ class Store:
                 total += rows
 
     def _join(self, parts: list[Path]) -> None:
-        write_part(parts[-1], (row for part in parts for row in read_part(part)), self._labels_of(parts))
-        number = number_of(parts[-1])
+        join_parts(parts, parts[-1])
         for part in parts[:-1]:
             part.unlink()
-        for row in read_part(parts[-1]):
-            self.index.add(row, number)
+        number = number_of(parts[-1])
+        for path in paths_in(parts[-1]):
+            self.index.move(path, number)
