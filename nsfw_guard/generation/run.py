@@ -80,6 +80,8 @@ class Generation:
         if self._quarantine is not None and self._quarantine.resolve().is_relative_to(self.out.resolve()):
             raise SettingError(f"The quarantine {self._quarantine} is inside the output folder; name another one.")
         self._call = CallArguments(pipe, arguments or {})
+        if guard is not None:
+            refuse_no_redaction(guard)
         attachment = getattr(pipe, "_nsfw_guard", None)
         if attachment is None or (guard is not None and guard is not attachment.guard):
             attach(pipe, guard)
