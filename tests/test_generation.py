@@ -445,6 +445,35 @@ def test_a_full_disk_is_a_clear_stop_and_the_run_goes_on_later(pipe, tmp_path, m
     assert pictures(tmp_path) == ["circle.png", "heart.png", "triangle.png"]
 
 
+def test_what_a_killed_run_has_left_is_removed_and_what_is_of_another_stays(pipe, originals, tmp_path):
+    out, quarantine = tmp_path / "out", tmp_path / "quarantine"
+    on_flag = f"quarantine={quarantine}"
+    run(pipe, out, ROWS[:1], on_flag=on_flag)
+    name = json.loads((out / "generation.json").read_text())["run"]
+    (out / "circle.png").rename(tmp_path / "circle.png")
+    left = [out / f".{name}.gone.tmp", quarantine / f".{name}.gone.tmp", out / f".{name}.stop"]
+    # Of a line that the log has, but not what it was written with.
+    left.append(out / f".{name}.circle.tmp")
+    others = [out / ".another.gone.tmp", quarantine / ".another.gone.tmp"]
+    for path in (*left, *others):
+        Image.fromarray(originals["triangle"]).save(path, "PNG")
+    run(pipe, out, ROWS[:1], on_flag=on_flag)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+    assert not (out / "circle.png").exists(), "taken away by its owner, and done"
+    (tmp_path / "circle.png").rename(out / f".{name}.circle.tmp")
+    run(pipe, out, ROWS[:1], on_flag=on_flag)
+    assert np.array_equal(pixels(out / "circle.png"), originals["circle"])
+
+
+def test_the_log_has_the_policy_that_the_guard_has_when_it_runs(pipe, own_demo, tmp_path):
+    made = generation(pipe, tmp_path)
+    own_demo.policy = Policy(threshold=0.125)
+    list(made.run(ROWS[:1]))
+    (line,) = logged(tmp_path)
+    assert (line["policy"]["threshold"], line["verdict"]["threshold"]) == (0.125, 0.125)
+
+
 def test_a_file_of_somebody_else_is_not_overwritten(pipe, tmp_path):
     (tmp_path / "heart.png").write_bytes(b"mine")
     made, summary = run(pipe, tmp_path)

@@ -19,7 +19,8 @@ STEPS = ("--steps", "2")
 
 
 def run(*arguments):
-    return CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["generate", *map(str, arguments)])
+    given = [*map(str, arguments), *(() if "--pipeline" in arguments else ("--pipeline", "demo"))]
+    return CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["generate", *given])
 
 
 @pytest.fixture
@@ -74,6 +75,19 @@ def test_options_reach_the_run(prompts, tmp_path):
     assert settings["arguments"]["width"] == 128
     assert settings["seed"] == 5
     assert settings["on_flag"] == f"quarantine={quarantine}"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_pipeline_from_a_folder_is_called_by_its_name_and_no_path(prompts, tmp_path):
+    from nsfw_guard.demo.generate import PIPELINE
+
+    out = tmp_path / "out"
+    result = run(prompts, "--out", out, "--pipeline", PIPELINE, "--model", "demo", *STEPS)
+    assert result.exit_code == 1, result.stderr
+    assert chunks(out / "a.png")["model"] == "pipeline"
+    assert actions(out) == {"a": "keep", "b": "redact"}
+    written = (out / "generation.json").read_text() + (out / "audit-00000.jsonl").read_text()
+    assert str(PIPELINE.parent) not in written
 
 
 @pytest.mark.parametrize(
@@ -138,7 +152,8 @@ class Launch:
             "--num_processes",
             str(processes),
         ]
-        given = ["--main_process_port", "0", "--quiet", "-m", "nsfw_guard.generation", *map(str, arguments), *STEPS]
+        given = ["--main_process_port", "0", "--quiet", "-m", "nsfw_guard.generation", *map(str, arguments)]
+        given += ["--pipeline", "demo", *STEPS]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "300"}
         self.process = subprocess.Popen(
             [*launcher, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -30,8 +30,8 @@ def generate(
     ],
     out: Annotated[Path, typer.Option(help="Where images and logs go; a run that was cut off goes on there.")],
     pipeline: Annotated[
-        str, typer.Option(help="A diffusers pipeline: a Hub id, a folder, or demo, the embedded one.")
-    ] = DEMO,
+        str, typer.Option(help="A diffusers pipeline: a Hub id, a folder, or demo, the embedded one that draws shapes.")
+    ],
     revision: Annotated[str | None, typer.Option(help="Of the pipeline, on the Hub.")] = None,
     model: Annotated[
         str | None,
@@ -77,8 +77,10 @@ def generate(
     """
     given = _settings(set_ or [], steps)
     if pipeline == DEMO:
-        from ..demo import STEPS
+        from ..demo import NOTICE, STEPS
 
+        if not as_json:
+            Console(stderr=True).print(Text(NOTICE, style="bold"), soft_wrap=True)
         # What it was trained for.
         given = {"num_inference_steps": STEPS, "guidance_scale": 3.0, **given}
     if not prompts.is_file():
@@ -113,6 +115,9 @@ def generate(
         if generation.summary.failed is None:
             raise
         _say(f"error: {error}" if str(error) else f"error: {type(error).__name__}; the same command goes on from here")
+    else:
+        if main and generation.summary.failed is not None:
+            _say(f"error in another process: {generation.summary.failed}")
     if main:
         _show(generation.summary, out, as_json=as_json)
     here.agree()  # a launcher ends all when one ends with 1: not before the summary is said

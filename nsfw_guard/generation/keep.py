@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from ..errors import ImageError, SettingError
 from ..guard import NsfwGuard
-from .entries import Drawn, Entries, Made, refuse_no_redaction
+from .entries import Drawn, Entries, Made
 from .folder import RunFolder, is_done
 from .launch import processes
 from .prompts import PromptRow, read_rows
@@ -48,8 +49,10 @@ class GuardedFolder:
         if on_flag not in (REDACT, SKIP):
             raise SettingError(f"on_flag is {on_flag!r}; expected redact or skip. For the others there is Generation.")
         self._guard, self._on_flag = guard, on_flag
-        self._entries = Entries(guard, pipeline=name, prompt_in_file=prompt_in_file, prompt_in_log=prompt_in_log)
-        settings = {"pipeline": name, "model": self._entries.model, "on_flag": on_flag}
+        self._make_entries = partial(
+            Entries, guard, pipeline=name, prompt_in_file=prompt_in_file, prompt_in_log=prompt_in_log
+        )
+        settings = {"pipeline": name, "model": self._make_entries().model, "on_flag": on_flag}
         self._folder = RunFolder(Path(out).absolute(), quarantine=None, settings=settings, processes=processes())
         self._done = {name for name, state in self._folder.states.items() if is_done(state)}
 
@@ -79,7 +82,7 @@ class GuardedFolder:
                 not redact any more.
             OutputError: The folder cannot be written to.
         """
-        refuse_no_redaction(self._guard)
+        entries = self._make_entries()  # the guard may have been set otherwise since
         images, verdicts = getattr(checked, "images", None), getattr(checked, "verdicts", None)
         if verdicts is None:
             raise ImageError(
@@ -108,7 +111,7 @@ class GuardedFolder:
             )
             for row, image, verdict in zip(rows, images, verdicts, strict=True)
         ]
-        committed = self._folder.commit([self._entries.of(one) for one in drawn])
+        committed = self._folder.commit([entries.of(one) for one in drawn])
         made = [
             Made(one.id, action, file, one.verdict, one.seed, error=problem)
             for one, (action, file, problem) in zip(drawn, committed, strict=True)

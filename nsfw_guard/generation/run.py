@@ -80,15 +80,16 @@ class Generation:
         if self._quarantine is not None and self._quarantine.resolve().is_relative_to(self.out.resolve()):
             raise SettingError(f"The quarantine {self._quarantine} is inside the output folder; name another one.")
         self._call = CallArguments(pipe, arguments or {})
+        if guard is not None:
+            refuse_no_redaction(guard)
         attachment = getattr(pipe, "_nsfw_guard", None)
         if attachment is None or (guard is not None and guard is not attachment.guard):
             attach(pipe, guard)
         self.pipe = pipe
         self.guard: NsfwGuard = pipe._nsfw_guard.guard
         self.name = name or _name_of(pipe)
-        self._entries = Entries(
-            self.guard, pipeline=self.name, prompt_in_file=prompt_in_file, prompt_in_log=prompt_in_log
-        )
+        self._prompt_in_file, self._prompt_in_log = prompt_in_file, prompt_in_log
+        self._entries = self._make_entries()
         self._batch_size, self._num_images, self._seed, self._strict = batch_size, num_images, seed, strict
         self._caught: tuple[list[Any], dict[int, Any]] | None = None
         self.summary = Summary()
@@ -136,7 +137,7 @@ class Generation:
             OutputError: The folder cannot be written to; what is there stays, and the next run goes on.
             GuardError: Another process of the same launch has failed.
         """
-        refuse_no_redaction(self.guard)
+        self._entries = self._make_entries()  # the guard may have been set otherwise since
         group = processes()
         summary = self.summary = Summary(processes=group.count)
         rows, summary.bad_rows = read_rows(prompts, seed=self._seed, num_images=self._num_images)
@@ -248,6 +249,14 @@ class Generation:
                 )
             )
         return drawn
+
+    def _make_entries(self) -> Entries:
+        return Entries(
+            self.guard,
+            pipeline=self.name,
+            prompt_in_file=self._prompt_in_file,
+            prompt_in_log=self._prompt_in_log,
+        )
 
     def _good(self, rows: list[PromptRow], problem: Callable[[PromptRow], str | None]) -> list[PromptRow]:
         """Return the rows without a problem; the others are reported."""

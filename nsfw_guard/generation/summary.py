@@ -88,7 +88,7 @@ class Summary:
     def __str__(self) -> str:
         parts = [f"{self.counts[action]} {word}" for action, word in _WORDS.items() if self.counts[action]]
         parts += [f"{self.pending} left"] if self.pending else []
-        parts += [f"{len(self.bad_rows)} bad rows"] if self.bad_rows else []
+        parts += [f"{len(self.bad_rows)} bad {'row' if len(self.bad_rows) == 1 else 'rows'}"] if self.bad_rows else []
         retried = f"; {self.counts[RETRY]} drawn again" if self.counts[RETRY] else ""
         before = f"; {self.before} of them by earlier runs" if self.before else ""
         images = "image" if self.rows == 1 else "images"
