@@ -291,6 +291,16 @@ def test_a_picture_of_too_many_bytes_is_refused():
         decoded(data, max_bytes=len(data) - 1)
 
 
+def test_no_more_is_read_than_the_limit():
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            assert 0 <= size <= 1000
+            return super().read(size)
+
+    with pytest.raises(ImageError, match="x has more than 999 bytes"):
+        decode(Endless(encode(noise(), "PNG")), DecodeSettings(max_bytes=999), name="x")
+
+
 def test_too_many_frames_are_refused():
     data = animated("GIF")
     assert len(list(decoded(data, max_frames=4, every=2).frames())) == 4

@@ -136,6 +136,12 @@ def test_numbered_urls_and_lists_of_urls(web, tmp_path):
     assert [entry.error for entry in entries] == [None, "cannot be opened: not found"]
 
 
+def test_an_archive_with_a_query_behind_its_name(web):
+    (entry, *_) = parse_sources([f"{web}/x.zip?token=a&b=1"]).entries()
+    assert entry.path == f"zip://0.jpg::{web}/x.zip?token=a&b=1"
+    assert read(entry) == bytes(50)
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_archives_on_a_web_server(kind, web):
     given = parse_sources([f"{web}/x.{kind}"])
@@ -210,6 +216,19 @@ def test_a_folder_that_fails_is_an_error_and_the_rest_goes_on(store, monkeypatch
     entries = list(parse_sources([store]).entries())
     assert [entry.error for entry in entries if entry.error] == ["folder cannot be read: Access Denied"]
     assert sum(entry.error is None for entry in entries) == 2
+
+
+def test_an_object_that_stands_for_its_folder_is_passed_over(store, monkeypatch):
+    listing = fsspec.implementations.memory.MemoryFileSystem.ls
+    seen = []
+
+    def with_marker(self, path, **options):
+        seen.append(path)
+        assert len(seen) < 20
+        return [{"name": f"{path}/", "size": 0, "type": "directory"}, *listing(self, path, **options)]
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "ls", with_marker)
+    assert len(places(store)[0]) == 4
 
 
 def test_large_files_are_not_read_at_once(store, monkeypatch):

@@ -183,6 +183,14 @@ def test_a_damaged_frame_is_an_error():
         list(decoded(bytes(data)).frames())
 
 
+def test_a_transport_stream_with_a_gap_is_an_error():
+    noise = np.random.default_rng(0).integers(0, 256, (12, 192, 256, 3), dtype=np.uint8)
+    data = video("mpegts", list(noise))
+    at = len(data) // 188 // 2 * 188
+    with pytest.raises(ImageError, match=r"x cannot be decoded: frame \d+ is damaged"):
+        list(decoded(data[:at] + data[at + 188 :]).frames())
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_a_matroska_whose_parts_are_not_where_it_says_is_an_error(share):
     noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
@@ -192,15 +200,36 @@ def test_a_matroska_whose_parts_are_not_where_it_says_is_an_error(share):
         decoded(data[:at] + b"inserted" + data[at:])
 
 
-def test_frames_that_are_missing_are_an_error():
+def test_a_block_of_a_matroska_that_is_none_is_an_error():
     noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
-    data = bytearray(video("mp4", list(noise)))
-    at = data.index(b"stsz") + 4 + 8
-    assert int.from_bytes(data[at : at + 4], "big") == 12
-    sizes = at + 4
-    data[sizes + 4 * 6 : sizes + 4 * 7] = (1).to_bytes(4, "big")  # the seventh frame has one byte
-    with pytest.raises(ImageError, match="x cannot be decoded"):
+    data = bytearray(video("webm", list(noise)))
+    block = data.index(b"\xe7\x81\x00\xa3") + 3  # after the time of the cluster
+    extra = 8 - data[block + 1].bit_length()  # bytes of the length beyond its first
+    length = int.from_bytes(data[block + 1 : block + 2 + extra], "big") & (2 ** (7 * (extra + 1)) - 1)
+    following = block + 2 + extra + length
+    assert data[following] == 0xA3
+    data[following] = 0x91
+    with pytest.raises(ImageError, match="x is a video that is damaged: its parts are not where it says"):
+        decoded(bytes(data))
+
+
+def test_frames_that_do_not_come_out_are_an_error():
+    data = bytearray(video("mp4", RAMP))
+    at = data.index(b"stsc") + 4 + 8 + 4
+    assert int.from_bytes(data[at : at + 4], "big") == 11  # frames in the one chunk that there is
+    data[at : at + 4] = (6).to_bytes(4, "big")
+    with pytest.raises(ImageError, match="x cannot be decoded: 6 of 11 frames of stream 0 came out"):
         list(decoded(bytes(data)).frames())
+
+
+def test_what_an_edit_list_leaves_out_is_looked_at_too():
+    data = bytearray(video("mp4", [gray(250)] * 5 + [gray(20)] * 6))
+    at = data.index(b"elst") + 4 + 8
+    scale = int.from_bytes(data[data.index(b"mdhd") + 16 :][:4], "big")
+    data[at + 4 : at + 8] = (scale * 6 // 25).to_bytes(4, "big")  # begins with the seventh frame
+    seen = brightness(decoded(bytes(data)).frames())
+    assert len(seen) == 11
+    assert seen[0] > 230
 
 
 @pytest.mark.parametrize("start", [b"#EXTM3U\n#EXTINF:1,\n", b"ffconcat version 1.0\nfile "])
