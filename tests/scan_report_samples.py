@@ -22,8 +22,9 @@ THRESHOLD = 0.5
 def write_scan(out: Path, rows: list[Row], *, kind: str = "jsonl", per_part: int = 10_000, **manifest: object) -> Path:
     """Write a scan as the scanner does: parts, and what they are about."""
     (out / FOLDER).mkdir(parents=True)
+    labels = list(dict.fromkeys(label for row in rows for label in row.labels))
     for number, start in enumerate(range(0, len(rows), per_part)):
-        write_part(out / FOLDER / f"part-{number:06}.{kind}", rows[start : start + per_part])
+        write_part(out / FOLDER / f"part-{number:06}.{kind}", rows[start : start + per_part], labels)
     about = {
         "schema_version": SCHEMA_VERSION,
         "created": "2030-01-02T03:04:05+00:00",

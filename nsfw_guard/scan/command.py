@@ -146,7 +146,7 @@ def scan(
         actions = Actions(
             kind, folder, sources=found, given=given, out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
         )
-    _quiet()
+    _settle(settings.max_pixels)
     model = os.path.abspath(model) if os.path.isdir(model) else model
     loaded: dict[str, Any] = {
         "model": model, "dtype": dtype, "views": views, "batch_size": batch_size, "runtime": runtime
@@ -301,8 +301,13 @@ def _device(runtime: str) -> str | None:
     return "cuda" if torch.cuda.is_available() and runtime != "onnx" else None
 
 
-def _quiet() -> None:
-    """Switch off the libraries' own progress bars: this process is ours."""
+def _settle(max_pixels: int) -> None:
+    """Switch off the libraries' own progress bars and limits: this process is ours, and the scan has its own."""
+    import warnings
+
     import transformers
+    from PIL import Image
 
     transformers.utils.logging.disable_progress_bar()
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -21,7 +21,7 @@ from ..verdict import Scores
 from .decode import DecodeSettings, decode
 from .entry import Entry
 from .evidence import Decider, now
-from .kinds import looks_like_video
+from .kinds import HEAD, looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
 from .settings import ScanSettings
@@ -32,8 +32,6 @@ from .work import Item, Job, Queue, Stopped
 logger = logging.getLogger(__name__)
 
 _BLOCK = 2**20
-# How much of a file is looked at to tell a video from a picture.
-_START = 4096
 # How long the model waits for a frame before it looks whether something else is to be done, in seconds.
 _PATIENCE = 0.25
 # How many batches may wait for the model.
@@ -281,7 +279,7 @@ def _read_and_hash(entry: Entry, file: BinaryIO, max_bytes: int) -> tuple[Binary
     Raises:
         ImageError: A picture of more than ``max_bytes``, or a file that changed meanwhile.
     """
-    start = file.read(_START)
+    start = file.read(HEAD)
     digest = hashlib.sha256(start)
     if looks_like_video(start, entry.path):
         while block := file.read(_BLOCK):

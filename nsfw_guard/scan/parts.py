@@ -71,7 +71,9 @@ def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     file = out / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = int(manifest["schema_version"])
+        version = manifest["schema_version"]
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise TypeError(f"its schema_version is {version!r}; expected {SCHEMA_VERSION}")
     except FileNotFoundError:
         if missing_ok and not part_files(out):
             return {}
@@ -79,7 +81,8 @@ def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
             f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{file} is damaged: {error}. Remove the folder, or scan into another one.") from error
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise SettingError(f"{file} is damaged: {said}. Scan again into another folder.") from error
     if version > SCHEMA_VERSION:
         raise SettingError(
             f"{out} was written by a newer nsfw_guard: schema {version}, and this one knows {SCHEMA_VERSION}. "

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...errors import SettingError, one_line
-from ..parts import parquet, part_files, read_part
+from ..parts import part_files, paths_in, read_part
 from ..row import Row
 
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ def latest_rows(out: Path, on_step: OnStep | None = None) -> Iterator[Row]:
     step = on_step or (lambda what, done, total: None)
     digests = bytearray()
     for number, part in enumerate(parts, start=1):
-        for digest in _whole(part, map(_digest, _paths(part))):
+        for digest in _whole(part, map(_digest, paths_in(part))):
             digests += digest
         step("reading", number, 2 * len(parts))
     counts = _last_of_each(digests)
@@ -64,15 +64,6 @@ def _last_of_each(digests: bytearray) -> np.ndarray:
 
 def _digest(path: str) -> bytes:
     return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
-
-
-def _paths(part: Path) -> Iterator[str]:
-    if part.suffix != ".parquet":
-        yield from (row.path for row in read_part(part))
-        return
-    with parquet().ParquetFile(part) as file:
-        for batch in file.iter_batches(batch_size=65536, columns=["path"]):
-            yield from batch.column(0).to_pylist()
 
 
 def _whole(part: Path, items: Iterator[_T]) -> Iterator[_T]:
