@@ -76,6 +76,14 @@ def chain_anew_without(lines):
     lines[1] = text[:-1] + f',"hash":"{sha256(text).hexdigest()}"}}'.encode()
 
 
+def forge(lines, **changes):
+    """The last line made anew, with a hash of its own that is right."""
+    record = {**json.loads(lines[-1]), **changes}
+    del record["hash"]
+    text = json.dumps(record, separators=(",", ":")).encode()
+    lines[-1] = text[:-1] + f',"hash":"{sha256(text).hexdigest()}"}}'.encode()
+
+
 @pytest.mark.parametrize(
     ("change", "line", "problem"),
     [
@@ -85,6 +93,8 @@ def chain_anew_without(lines):
         (lambda lines: lines.pop(0), 1, "removed, added or moved"),
         (lambda lines: lines.pop(2), 3, "removed, added or moved"),
         (chain_anew_without, 3, "removed, added or moved"),
+        (lambda lines: forge(lines, previous="1" * 64), 5, "removed, added or moved"),
+        (lambda lines: forge(lines, sequence=5), 5, "removed, added or moved"),
         (lambda lines: lines.insert(1, b""), 2, "not a line of an audit log"),
         (lambda lines: lines.insert(1, b"[]"), 2, "not a line of an audit log"),
         (lambda lines: lines.insert(5, b"\xff\x00"), 6, "not a line of an audit log"),
