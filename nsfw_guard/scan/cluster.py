@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 from ..errors import GuardError
 from .entry import Entry
@@ -55,6 +56,7 @@ class ClusterScan:
     ) -> None:
         self._orders, self._sources, self._store, self._settings = orders, sources, store, settings
         self._on_rows, self._on_flagged_before, self._on_progress = on_rows, on_flagged_before, on_progress
+        self._session: RaySession | None = None
         self._began = self._said = self._busy = 0.0
         self.summary = Summary()
 
@@ -71,14 +73,13 @@ class ClusterScan:
         self._began = time.monotonic()
         todo = Todo(self._store.out)
         try:
-            todo.write(self._new())
-            if todo.entries:
-                with RaySession(self._settings) as session:
-                    answers = _Answers(session.answers(self._orders, todo.files))
-                    try:
-                        self._take(answers, session.workers)
-                    finally:
-                        answers.stop()
+            with ExitStack() as stack:
+                todo.write(self._new(stack))
+                if self._session is not None:
+                    workers = min(self._session.workers, todo.blocks)
+                    answers = _Answers(self._session.answers(self._orders, todo.files, workers))
+                    stack.callback(answers.stop)
+                    self._take(answers, workers)
         finally:
             self._flush()
             todo.remove()
@@ -90,12 +91,14 @@ class ClusterScan:
             )
         return self.summary
 
-    def _new(self) -> Iterator[Entry]:
-        """Yield the files that are to be scanned."""
+    def _new(self, stack: ExitStack) -> Iterator[Entry]:
+        """Yield the files that are to be scanned; with the first one, Ray: what is wrong with it is said at once."""
         listing = Listing(self._sources, self._store, self.summary)
         while (found := listing.next()) is not None:
             entry, status = found
             if status == "new":
+                if self._session is None:
+                    self._session = stack.enter_context(RaySession(self._settings))
                 yield entry
             elif status == "flagged":
                 self._on_flagged_before(entry)

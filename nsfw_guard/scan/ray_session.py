@@ -69,7 +69,7 @@ class RaySession:
         settings: See there.
 
     Attributes:
-        workers: How many there will be.
+        workers: How many there can be.
         gpus: How many each has.
 
     Raises:
@@ -100,12 +100,13 @@ class RaySession:
         """Disconnect; the workers end."""
         self._leave()
 
-    def answers(self, orders: Orders, files: list[Path]) -> Iterator[Answer]:
+    def answers(self, orders: Orders, files: list[Path], workers: int) -> Iterator[Answer]:
         """Have the workers look at what is to be done; yield their answers as they come.
 
         Args:
             orders: For them.
             files: Of a ``Todo``; they are read on this machine only.
+            workers: How many.
 
         Raises:
             GuardError: Ray cannot go on: workers die again and again, the cluster is gone.
@@ -118,6 +119,7 @@ class RaySession:
         # Every row, which is a whole block of entries or of rows, by itself: it is sent on as soon as it is there.
         context.target_max_block_size = context.target_min_block_size = 1
         context.enable_progress_bars = False
+        context.raise_original_map_exception = True  # instead of one that says only that there was one
         context.execution_no_progress_timeout_s = -1  # a film may take its time
         with DataContext.current(context):
             rows = read_datasource(_datasource(files), num_cpus=0, concurrency=1).map_batches(
@@ -128,7 +130,7 @@ class RaySession:
                 num_cpus=self._settings.cpus,
                 num_gpus=self.gpus or None,
                 compute=ActorPoolStrategy(
-                    size=self.workers,
+                    size=workers,
                     max_tasks_in_flight_per_actor=_IN_FLIGHT,
                     max_concurrent_calls_per_actor=_AT_A_TIME,
                     enable_true_multi_threading=True,
@@ -164,7 +166,7 @@ class RaySession:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say comes as an error
 
     def _size(self, there: dict[str, float]) -> None:
         """Decide how many workers there will be."""
@@ -231,8 +233,10 @@ def _datasource(files: list[Path]) -> Any:
 
 
 def _why(error: Exception) -> str:
+    """Return what has gone wrong in Ray, or in a worker, whose own error has come with Ray's."""
     cause = getattr(error, "cause", None)
-    return one_line(cause if isinstance(cause, Exception) else error, 500)
+    cause = cause if isinstance(cause, Exception) else error
+    return f"{type(cause).__name__}: {one_line(cause, 500)}"
 
 
 def _gpus_here() -> int:

@@ -28,12 +28,14 @@ class Todo:
 
     Attributes:
         files: Those that are written, in order.
-        entries: How many they hold.
+        blocks: How many they hold.
+        entries: How many these hold.
     """
 
     def __init__(self, out: Path) -> None:
         self.folder = out / FOLDER
         self.files: list[Path] = []
+        self.blocks = 0
         self.entries = 0
         self.remove()
 
@@ -52,6 +54,7 @@ class Todo:
             with whole_file(path) as file, pa.ipc.new_file(file, _schema()) as writer:
                 for block in chain([first], islice(blocks, BLOCKS_PER_FILE - 1)):
                     writer.write_table(entries_to_table(block))
+                    self.blocks += 1
                     self.entries += len(block)
             self.files.append(path)
 
