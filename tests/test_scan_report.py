@@ -16,6 +16,7 @@ from nsfw_guard.cli import app
 from nsfw_guard.scan.report import Decision, read_decisions, write_report
 from nsfw_guard.scan.report import write as module
 from nsfw_guard.scan.report.decisions import COLUMNS
+from nsfw_guard.scan.report.page import to_json
 
 HOSTILE = [
     "</script><script>alert(1)</script>.png",
@@ -147,6 +148,22 @@ def test_numbers_that_json_does_not_have_do_not_break_the_page(tmp_path):
     data, _ = blobs(write_report(write_scan(tmp_path / "scan", rows, **about)).path)
     assert data["scan"]["threshold"] == 0.5  # the rows' own
     assert data["scan"]["seconds"] is None
+
+
+def test_what_json_cannot_hold_is_no_page():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"score": float("nan")})
+
+
+def test_so_many_workers_as_one_asks_for(scan, monkeypatch):
+    asked = []
+    real = module.thumbnails
+    monkeypatch.setattr(
+        module, "thumbnails", lambda *items, **how: (asked.append(how["workers"]), real(*items, **how))[1]
+    )
+    write_report(scan, workers=3)
+    write_report(scan)
+    assert asked == [3, min(8, os.cpu_count())]
 
 
 def test_a_scan_that_says_nothing_and_an_empty_one_make_a_page(tmp_path):

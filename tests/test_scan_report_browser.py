@@ -183,8 +183,8 @@ def test_pictures_are_blurred_until_they_are_opened(report, open_page):
     page.keyboard.press("ArrowRight")
     assert picture.evaluate("image => getComputedStyle(image).filter") == "none"
     page.keyboard.press("Escape")
+    picture.wait_for(state="detached")
     assert not page.locator("#detail").is_visible()
-    assert page.locator("#detail img").count() == 0
     assert all(
         "blur" in one
         for one in page.locator(".card img").evaluate_all("all => all.map(i => getComputedStyle(i).filter)")
@@ -279,6 +279,14 @@ def test_five_thousand_items_are_never_in_the_document_at_once(hostile, open_pag
     assert seen[0]["places"][0] == 1
     assert seen[-1]["places"][-1] == 5000
     assert len({step["places"][0] for step in seen}) > 15
+
+
+def test_a_window_that_grows_shows_more(hostile, open_page):
+    page = open_page(hostile)
+    focus(page)
+    before = page.locator(".card").count()
+    page.set_viewport_size({"width": 1280, "height": 2400})
+    page.locator(f"#grid > :nth-child({before + 30})").wait_for(state="attached")
 
 
 def test_what_files_are_called_does_not_run_and_is_seen(hostile, open_page):

@@ -143,7 +143,7 @@ def test_without_pyav_a_video_says_so(tmp_path, monkeypatch):
     )
 
 
-def test_redacted_ones_show_sixteen_cells_and_nothing_more(tmp_path):
+def test_redacted_ones_show_eight_cells_and_nothing_more(tmp_path):
     stripes = np.zeros((320, 320, 3), np.uint8)
     stripes[:, ::4] = 255  # far finer than a cell
     row = saved(tmp_path / "a.png", Image.fromarray(stripes).resize((640, 640), Image.Resampling.NEAREST))
@@ -151,6 +151,9 @@ def test_redacted_ones_show_sixteen_cells_and_nothing_more(tmp_path):
     assert plain.shape == hidden.shape == (160, 160)
     assert np.ptp(plain) > 60
     assert np.ptp(hidden) < 12
+    cells = np.kron(np.indices((16, 16)).sum(0) % 2, np.ones((20, 20))) * 255  # a board of twice as many
+    shown = small(saved(tmp_path / "c.png", Image.fromarray(cells.astype(np.uint8))), redacted=True)
+    assert np.ptp(np.array(shown.convert("L"), int)) < 12
     halves = Image.new("RGB", (320, 320), RED)
     halves.paste(BLUE, (160, 0, 320, 320))
     shown = small(saved(tmp_path / "b.png", halves), redacted=True)

@@ -43,7 +43,7 @@ class Best:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept: dict[str, Item] = {}
-        # What was dropped is below this, and so is every copy of it: no count can be wrong by its coming back.
+        # What was dropped is below this, and so is every copy of it: it need not be kept again.
         self._floor: tuple[float, str] = (-1.0, "")
 
     def add(self, row: Row) -> None:

@@ -88,8 +88,8 @@ class Tally:
         self.kinds[row.kind or "image"] += 1
         self.threshold = probability(row.threshold) if self.threshold is None else self.threshold
         self.model = self.model or row.model
-        if row.labels:
-            counter = self.labels.setdefault(max(row.labels, key=lambda label: row.labels[label]), [0, 0])
+        if labels := {label: p for label, p in row.labels.items() if finite(p) is not None}:
+            counter = self.labels.setdefault(max(labels, key=lambda label: labels[label]), [0, 0])
             counter[0] += 1
             counter[1] += bool(row.flagged)
         score = probability(row.score)
@@ -120,7 +120,7 @@ class Tally:
         if len(self.failed_rows) < FAILED_LISTED:
             self.failed_rows.append(row)
         # Messages name their file; without it, those with one cause are one.
-        message = " ".join((row.error or "it was not scored").replace(row.path, "…").split())[:300]
+        message = " ".join(str(row.error or "it was not scored").replace(row.path, "…").split())[:300]
         if message not in self.failures and len(self.failures) >= MESSAGES:
             message = _OTHERS
         failure = self.failures.setdefault(message, Failure())
