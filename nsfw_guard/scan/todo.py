@@ -14,10 +14,13 @@ from .entry import Entry
 
 FOLDER = ".todo"
 # A worker gets so many files at a time, or as many as have so much content with them. What is in work when a scan is
-# killed is done again.
+# killed is done again, so they are few; where there is much to do they are more, twice as many from one ``GROWTH`` of
+# files to the next: Ray keeps a few kilobytes about every block.
 ENTRIES_PER_BLOCK = 64
+MOST_PER_BLOCK = 512
 BYTES_PER_BLOCK = 2**25
 BLOCKS_PER_FILE = 512
+GROWTH = 4
 
 
 class Todo:
@@ -48,11 +51,11 @@ class Todo:
         import pyarrow as pa
 
         self.folder.mkdir()
-        blocks = _blocks(entries)
-        for first in blocks:
+        for first in entries:
             path = self.folder / f"todo-{len(self.files) + 1:06d}.arrow"
+            most = min(MOST_PER_BLOCK, ENTRIES_PER_BLOCK * 2 ** (len(self.files) // GROWTH))
             with whole_file(path) as file, pa.ipc.new_file(file, _schema()) as writer:
-                for block in chain([first], islice(blocks, BLOCKS_PER_FILE - 1)):
+                for block in islice(_blocks(chain([first], entries), most), BLOCKS_PER_FILE):
                     writer.write_table(entries_to_table(block))
                     self.blocks += 1
                     self.entries += len(block)
@@ -92,13 +95,13 @@ def _schema() -> Any:
     return pa.schema([("entries", pa.list_(entry))])
 
 
-def _blocks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _blocks(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:
     block: list[Entry] = []
     held = 0
     for entry in entries:
         block.append(entry)
         held += len(entry.data or b"")
-        if len(block) >= ENTRIES_PER_BLOCK or held >= BYTES_PER_BLOCK:
+        if len(block) >= most or held >= BYTES_PER_BLOCK:
             yield block
             block, held = [], 0
     if block:
