@@ -107,7 +107,8 @@ def test_the_logits_are_the_reference_models(model, every):
     logits = our_logits(NsfwGuard(folder, card=name, dtype="float32", views="card"), pictures)
     off = (logits - reference).abs() / spread
     print(
-        f"{name} float32, {len(pictures)} pictures: logits off by at most {off.max():.3%} of their standard deviation, median {off.median():.3%}"
+        f"{name} float32, {len(pictures)} pictures: logits off by at most {off.max():.3%} of their standard deviation, "
+        f"median {off.median():.3%}"
     )
     assert off.max() < 0.02
     # The order of two pictures changes only where the reference itself hardly separates them.
