@@ -133,6 +133,8 @@ def scan(
 
     given = list(sources or [])
     found = parse_sources(given, lists=lists or (), column=column, every_name=every_name, archives=archives)
+    if every_name or archives:
+        _refuse_inside(out, given)
     settings = ScanSettings(
         exact=exact,
         every=every,
@@ -204,6 +206,19 @@ def scan(
     raise typer.Exit(0 if summary.is_clean else 1)
 
 
+def _refuse_inside(out: Path, given: list[str]) -> None:
+    """Refuse a folder for the rows in which their own files would be looked at."""
+    from .actions import folder_of
+
+    for source in given:
+        scanned = folder_of(source)
+        if scanned and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(scanned)):
+            raise SettingError(
+                f"--out {out} lies in {source}, and with --every-name or --archives its own rows would be looked at; "
+                "choose a folder outside of it."
+            )
+
+
 def _count(sources: Sources, on_total: Callable[[int], None]) -> None:
     """Count the files of folders meanwhile, for the time that is left."""
 
@@ -244,9 +259,10 @@ def _show_actions(actions: Actions) -> None:
     else:
         _line(f"{actions.kind}: {actions.done:,} files, to {actions.folder}.")
     for path, why in list(actions.failed.items())[:_NAMED]:
-        _err.print(Text(f"error: {path}: {why}", style="yellow"), soft_wrap=True)
+        _err.print(Text(_shown(f"error: {path}: {why}"), style="yellow"), soft_wrap=True)
     if actions.failed:
-        _err.print(Text(f"error: {len(actions.failed):,} flagged files are still where they were.", style="bold red"))
+        said = f"error: {len(actions.failed):,} flagged files could not be dealt with: {actions.kind} did not succeed."
+        _err.print(Text(said, style="bold red"), soft_wrap=True)
 
 
 def _as_dict(actions: Actions | None) -> dict[str, object]:
@@ -265,7 +281,13 @@ def _nothing(summary: Summary) -> str:
 
 
 def _line(text: str, *, bold: bool = False) -> None:
-    _out.print(Text(text, style="bold" if bold else ""), soft_wrap=True)
+    _out.print(Text(_shown(text), style="bold" if bold else ""), soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Return a text that a terminal can show: names may hold anything, also what would steer it."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _progress() -> Progress:

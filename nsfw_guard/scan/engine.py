@@ -173,20 +173,25 @@ class Scan:
                 content, job.sha256 = _read_and_hash(entry, file, self._settings.max_bytes)
                 if not self._is_first(job):
                     return
-                job.decoded = decode(content, self._decoding, name=entry.path)
+                # Without a name: the row has it, and other files of this content get the same error.
+                job.decoded = decode(content, self._decoding, name="")
                 for index, pixels in job.decoded.frames():
                     before = time.monotonic()
                     self._queue.put(Item(job, index, pixels))
                     waited += time.monotonic() - before
+                if content is file and _as_opened(entry, file) != entry:
+                    job.transient = True  # what was hashed is not what was looked at
+                    raise ImageError("changed while it was read; scan again")
         except Stopped:
             raise
         except OSError as error:
             job.error, job.transient = one_line(error), True
         except GuardError as error:
-            job.error = one_line(error)
+            job.error = one_line(error).lstrip(" :")
         except Exception as error:  # a decoder's own: whatever it is, this file has not been looked at
             logger.debug("%s", entry.path, exc_info=True)
             job.error = f"{type(error).__name__}: {one_line(error)}"
+            job.transient = isinstance(error, MemoryError)
         job.decode_ms = 1000 * (time.monotonic() - began - waited)
         self._queue.put(Item(job))
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import SettingError
+from ..errors import SettingError, one_line
 from ..files import whole_file
 from .row import LABEL_PREFIX, SCHEMA_VERSION, Row
 
@@ -97,7 +97,36 @@ def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
 
 
 def read_part(part: Path) -> Iterator[Row]:
-    """Yield the rows of one part."""
+    """Yield the rows of one part.
+
+    Raises:
+        SettingError: It is damaged.
+    """
+    count = 0
+    with _intact(part):
+        for row in _rows_of(part):
+            if not row.path or not isinstance(row.path, str):
+                raise ValueError("a row has no path")
+            count += 1
+            yield row
+        if not count:
+            raise ValueError("it holds no row")
+
+
+@contextmanager
+def _intact(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, csv.Error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's; Arrow has none
+        raise SettingError(
+            f"{part} cannot be read ({one_line(error)}). Delete it and run the same scan again: what it held is "
+            "looked at anew."
+        ) from error
+
+
+def _rows_of(part: Path) -> Iterator[Row]:
     if part.suffix == ".parquet":
         for batch in _batches_of(part):
             yield from map(Row.from_record, batch.to_pylist())

@@ -96,12 +96,25 @@ class Store:
             raise
 
     def status(self, entry: Entry) -> str:
-        """Say what is known of a file as it is now; see ``Index.status``."""
-        return self.index.status(entry.path, version_of(entry, self._model, self._preprocessing))
+        """Say what is known of a file as it is now; see ``Index.status``.
+
+        ``"gone"``: it was flagged, and cannot be opened any more, as when it was moved; its row stays what it is.
+        Where the source does not say what would tell a change, as some web servers do not, nothing is known.
+        """
+        status = self.index.status(entry.path, version_of(entry, self._model, self._preprocessing))
+        if entry.error is not None and status == "new":
+            last = self.index.last(entry.path)
+            if last in ("flagged", "claimed"):
+                return "gone" if last == "flagged" else last
+        return "new" if entry.mtime is None and entry.etag is None and status != "claimed" else status
 
     def claim(self, entry: Entry) -> None:
         """Note that a file is being scanned: the same file once more, in another source, is none to scan."""
         self.index.claim(entry.path, version_of(entry, self._model, self._preprocessing))
+
+    def see(self, entry: Entry) -> None:
+        """Note that a file which needs no scan was come across."""
+        self.index.see(entry.path)
 
     def result(self, sha256: str) -> Row | None:
         """Return a row with the result of a content; ``None``: it is not known."""
@@ -129,7 +142,7 @@ class Store:
         if rows:
             write_part(part, rows, self._labels)
             self._buffer = []
-            self._note(rows, self._next, final=True)
+            self._note(rows, self._next, final=True, seen=True)
             self._next += 1
         return rows
 
@@ -175,9 +188,9 @@ class Store:
         mine = (row.model, row.preprocessing) == (self._model, self._preprocessing)
         return self._redecide(row) if mine else row
 
-    def _note(self, rows: list[Row], part: int, *, final: bool) -> None:
+    def _note(self, rows: list[Row], part: int, *, final: bool, seen: bool = False) -> None:
         for row in rows:
-            before = self.index.add(row, part, final=final)
+            before = self.index.add(row, part, final=final, seen=seen)
             if before is not None:
                 self._stale.add(before)
             if final and (row.model, row.preprocessing) == (self._model, self._preprocessing):
