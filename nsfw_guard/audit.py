@@ -47,7 +47,8 @@ class AuditReport:
         hashes: Which of the hashes that were asked for are among them.
         line: The number of the line that is not intact, from 1.
         problem: What is wrong with it; ``None`` if nothing is.
-        torn: Whether that line is the last one and incomplete, as a process leaves it that is killed while it writes.
+        torn: Whether that line is the last one and the beginning of one of ours, as a process leaves it that is killed
+            while it writes; opening the log cuts it off.
     """
 
     path: Path
@@ -159,6 +160,11 @@ class AuditLog:
                 self.close()  # it ends with half a line: nothing more may follow
             raise
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be appended: also after a write that failed and could not be taken back."""
+        return self._file is None
+
     def close(self) -> None:
         """Let another process write."""
         if self._file is not None:
@@ -198,10 +204,9 @@ def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
     with path.open("rb") as file:
         while line := file.readline(LONGEST):
             if not line.endswith(b"\n"):
-                long = len(line) == LONGEST
-                return report(
-                    f"the line is longer than {LONGEST} bytes" if long else "the line is incomplete", torn=not long
-                )
+                if len(line) == LONGEST:
+                    return report(f"the line is longer than {LONGEST} bytes")
+                return report("the line is incomplete", torn=_is_torn(line, follows=count > 0))
             try:
                 hashed = _checked(line[:-1], count, head)
             except ValueError as error:
@@ -225,7 +230,7 @@ def read(path: str | Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 raise AuditError(f"{path}, line {number}: it is no JSON object.")
@@ -246,33 +251,46 @@ def _checked(line: bytes, sequence: int, previous: str) -> str:
     match = _HASH.search(line)
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of what is nested too deeply
         record = None
     if not isinstance(record, dict) or match is None:
         raise ValueError("it is not a line of an audit log")
-    hashed = match.group(1).decode()
-    if sha256(line[: match.start()] + b"}").hexdigest() != hashed:
+    if not _is_hash_of(match, line):
         raise ValueError("its content does not match its hash: it was changed")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"its schema is {record.get('schema')!r}; this version knows {SCHEMA}")
     if record.get("previous") != previous or record.get("sequence") != sequence:
         raise ValueError("it does not follow the line before: lines were removed, added or moved")
-    return hashed
+    return match.group(1).decode()
+
+
+def _is_hash_of(match: re.Match[bytes], line: bytes) -> bool:
+    return sha256(line[: match.start()] + b"}").hexdigest().encode() == match.group(1)
+
+
+def _is_torn(line: bytes, *, follows: bool) -> bool:
+    """Whether an incomplete line is the beginning of one of ours; zeros at its end are of a machine that went down.
+
+    Args:
+        line: What there is of it.
+        follows: Whether there are lines of ours before it: a file of nothing but zeros is somebody else's.
+    """
+    if match := _HASH.search(line):  # it lacks only its end, or was changed
+        return _is_hash_of(match, line)
+    written = line.rstrip(b"\0")
+    return written.startswith(_START) or (_START.startswith(written) and (follows or bool(written)))
 
 
 def _mend(file: BinaryIO) -> int:
-    """End the last line if it lacks only its end, or cut off what is the beginning of one; return how many bytes."""
+    """End a torn last line if it lacks only its end, or cut it off; return how many bytes."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - LONGEST))
     tail = file.read()
     torn = tail[tail.rfind(b"\n") + 1 :]
-    if match := _HASH.search(torn):
-        if sha256(torn[: match.start()] + b"}").hexdigest().encode() == match.group(1):
-            file.write(b"\n")
-            os.fsync(file.fileno())
+    if _HASH.search(torn):
+        file.write(b"\n")
+        os.fsync(file.fileno())
         return 0
-    if not (torn.startswith(_START) or _START.startswith(torn)):
-        return 0  # no line of ours: not ours to cut
     file.truncate(end - len(torn))
     os.fsync(file.fileno())
     return len(torn)

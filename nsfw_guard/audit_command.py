@@ -86,4 +86,5 @@ def _plain(report: AuditReport) -> dict[str, object]:
         "head": report.head,
         "line": report.line,
         "problem": report.problem,
+        "torn": report.torn,
     }

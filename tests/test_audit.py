@@ -166,18 +166,48 @@ def test_a_line_that_lacks_only_its_end_is_kept(log):
     assert log.read_bytes() == whole
 
 
-@pytest.mark.parametrize("content", [b"notes of mine", b"\x89PNG", b'{"schema":2,"sequence":0'])
+@pytest.mark.parametrize("content", [b"notes of mine", b"\x89PNG", b'{"schema":2,"sequence":0', bytes(50)])
 def test_a_file_that_is_no_log_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
+    assert not verify(path).torn
+    assert "cuts it off" not in command(path).stdout
     with pytest.raises(AuditError, match="line 1: the line is incomplete"):
         AuditLog(path)
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("beginning", [b"", b'{"schema"', b'{"schema":1,"sequence":5,"prev'])
+def test_zeros_that_a_machine_that_went_down_leaves_are_cut_off(log, beginning):
+    whole = log.read_bytes()
+    log.write_bytes(whole + beginning + bytes(4096))
+    assert verify(log).torn
+    with AuditLog(log) as audit:
+        assert audit.lines == 6
+    assert log.read_bytes().startswith(whole)
+    assert list(read(log))[-1]["cut_bytes"] == len(beginning) + 4096
+    assert verify(log).intact
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 200_000, b'{"a":' * 100_000, b"1" * 10_000, b"\xff\xfe{", b"\r", b""], ids=range(6)
+)
+def test_no_line_is_too_odd_to_be_said(log, line):
+    before = log.read_bytes()
+    log.write_bytes(before + line + b"\n")
+    assert verify(log).problem == "it is not a line of an audit log"
+    assert "broken at line 6" in command(log).stdout
+    with pytest.raises(AuditError, match="line 6"):
+        AuditLog(log)
+    with pytest.raises(AuditError, match="line 6: it is no JSON object"):
+        list(read(log))
+    assert log.read_bytes() == before + line + b"\n"
+
+
 def test_a_tampered_last_line_without_its_end_is_not_cut_off(log):
     broken = log.read_bytes()[:-1].replace(b'"n":4', b'"n":5')
     log.write_bytes(broken)
+    assert not verify(log).torn
     with pytest.raises(AuditError, match="line 5"):
         AuditLog(log)
     assert log.read_bytes() == broken

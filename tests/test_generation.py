@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from generations import CIRCLE, HEART, ROWS, SHORT, TRIANGLE, actions, chunks, l
 from nsfw_guard.integrations.diffusers_pipeline import attach, detach
 from PIL import Image
 
-from nsfw_guard import NsfwGuard, Policy, SettingError
-from nsfw_guard.audit import AuditError
+from nsfw_guard import NsfwGuard, Policy, Redaction, SettingError
+from nsfw_guard import audit as audit_module
+from nsfw_guard.audit import AuditError, AuditLog
 from nsfw_guard.demo.generate import load_pipeline
 from nsfw_guard.generation import Generation, OutputError
 from nsfw_guard.generation import folder as folder_module
@@ -474,12 +476,132 @@ def test_the_log_has_the_policy_that_the_guard_has_when_it_runs(pipe, own_demo, 
     assert (line["policy"]["threshold"], line["verdict"]["threshold"]) == (0.125, 0.125)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda guard: setattr(guard, "redaction", Redaction("none")),
+        lambda guard: setattr(guard, "redaction", Redaction("pixelate")),
+        lambda guard: setattr(guard, "policy", Policy(threshold=1.0)),
+        lambda guard: setattr(guard, "views", "card" if guard.views == "auto" else "auto"),
+    ],
+)
+def test_a_guard_that_is_set_otherwise_in_the_middle_lets_nothing_out(pipe, own_demo, tmp_path, change):
+    made = generation(pipe, tmp_path).run(ROWS)
+    assert next(made).action == "keep"
+    change(own_demo)
+    for one in made:
+        assert (one.action, one.file) == ("error", None)
+        assert "The guard was set otherwise while the run was at work" in one.error
+    assert pictures(tmp_path) == ["circle.png"]
+
+
 def test_a_file_of_somebody_else_is_not_overwritten(pipe, tmp_path):
     (tmp_path / "heart.png").write_bytes(b"mine")
+    (tmp_path / "circle.png").symlink_to("nowhere.png")
     made, summary = run(pipe, tmp_path)
     assert (tmp_path / "heart.png").read_bytes() == b"mine"
-    assert "is there already, and not of this run" in made[2].error
+    assert (tmp_path / "circle.png").readlink() == Path("nowhere.png")
+    assert not (tmp_path / "nowhere.png").exists()
+    for one in (made[0], made[2]):
+        assert "is there already, and not of this run" in one.error
     assert summary.exit_code == 2
+
+
+def test_a_file_that_somebody_has_put_there_since_a_kill_is_not_overwritten(pipe, tmp_path):
+    run(pipe, tmp_path, ROWS[:1])
+    name = json.loads((tmp_path / "generation.json").read_text())["run"]
+    left = (tmp_path / "circle.png").rename(tmp_path / f".{name}.circle.tmp")
+    (tmp_path / "circle.png").write_bytes(b"mine")
+    with pytest.raises(SettingError, match=r"circle.png is there already, and not of this run; move it away"):
+        run(pipe, tmp_path, ROWS[:1])
+    assert (tmp_path / "circle.png").read_bytes() == b"mine"
+    assert left.exists()
+
+
+def test_an_image_that_cannot_be_named_when_the_log_cannot_be_written_either_is_named_later(
+    pipe, originals, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise OSError(30, "Read-only file system")
+
+    real = folder_module.Path.replace
+
+    def replace(self, target):
+        if target.suffix != ".png":
+            return real(self, target)
+        patch.setattr(folder_module.AuditLog, "append", fail)
+        return fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module.Path, "replace", replace)
+        with pytest.raises(OutputError, match=r"circle.png cannot be written: .*Read-only"):
+            run(pipe, tmp_path, ROWS[:1])
+    made, summary = run(pipe, tmp_path, ROWS[:1])
+    assert (made, summary.done) == ([], 1)
+    assert np.array_equal(pixels(tmp_path / "circle.png"), originals["circle"])
+    assert pictures(tmp_path) == ["circle.png"]
+
+
+def test_lines_that_could_not_be_taken_back_keep_their_images(pipe, originals, tmp_path, monkeypatch):
+    """The disk failed after the line was written: whether it is there is known when the log is opened again."""
+    real = audit_module.os.fsync
+
+    class Stuck:
+        def __init__(self, file):
+            self._file = file
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def truncate(self, _):
+            raise OSError(5, "Input/output error")
+
+    made = generation(pipe, tmp_path)
+    with monkeypatch.context() as patch:
+
+        def fail(descriptor):
+            if Path(f"/proc/self/fd/{descriptor}").resolve().suffix == ".jsonl":
+                raise OSError(5, "Input/output error")
+            real(descriptor)
+
+        def break_it(_):
+            log = folder_of_run[0]._log
+            log._file = Stuck(log._file)
+            patch.setattr(audit_module.os, "fsync", fail)
+
+        folder_of_run = []
+        opened = folder_module.RunFolder._recover
+        patch.setattr(folder_module.RunFolder, "_recover", lambda self: (folder_of_run.append(self), opened(self)))
+        with pytest.raises(OutputError, match="Input/output error"):
+            list(made.run(ROWS[:1], on_ready=break_it))
+    found, summary = run(pipe, tmp_path, ROWS[:1])
+    assert (found, summary.done) == ([], 1)
+    assert np.array_equal(pixels(tmp_path / "circle.png"), originals["circle"])
+
+
+def test_lines_that_others_have_added_to_logs_of_their_own_are_none_of_the_run(pipe, tmp_path):
+    run(pipe, tmp_path, ROWS[:1])
+    with AuditLog(tmp_path / "audit-mine.jsonl") as log:
+        log.append({"event": "image", "note": "mine"}, {"event": "image", "run": "another", "id": "heart"})
+    made, summary = run(pipe, tmp_path)
+    assert [one.id for one in made] == ["triangle", "heart"]
+    assert summary.before == 1
+
+
+def test_an_attempt_that_failed_is_made_again_and_not_those_before_it(pipe, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        real = Generation._draw
+
+        def draw(self, jobs):
+            if jobs[0].attempt == 1:
+                raise RuntimeError("once")
+            return real(self, jobs)
+
+        patch.setattr(Generation, "_draw", draw)
+        run(pipe, tmp_path, ROWS[1:2], on_flag="retry=2")
+    run(pipe, tmp_path, ROWS[1:2], on_flag="retry=2")
+    found = [(line["action"], line["attempt"]) for line in logged(tmp_path)]
+    assert found == [("retry", 0), ("error", 1), ("retry", 1), ("redact", 2)]
 
 
 def test_a_log_that_was_changed_is_not_gone_on_with(pipe, tmp_path):
@@ -490,20 +612,30 @@ def test_a_log_that_was_changed_is_not_gone_on_with(pipe, tmp_path):
         run(pipe, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', '{"schema": 9, "run": "x", "settings": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"schema": 1}',
+        '{"schema": 9, "run": "0123456789abcdef", "settings": {}}',
+        '{"schema": 1, "run": "*", "settings": {}}',
+        '{"schema": 1, "run": "../x", "settings": {}}',
+    ],
+)
 def test_settings_that_cannot_be_read_are_said(pipe, tmp_path, text):
     run(pipe, tmp_path, ROWS[:1])
     (tmp_path / "generation.json").write_text(text)
+    (tmp_path / ".another.circle.tmp").write_text("mine")
     with pytest.raises(SettingError, match="ame another folder"):
         run(pipe, tmp_path)
+    assert (tmp_path / ".another.circle.tmp").exists()
     (tmp_path / "generation.json").unlink()
     with pytest.raises(SettingError, match="has audit logs and no generation.json"):
         run(pipe, tmp_path)
 
 
 def test_a_guard_that_does_not_redact_is_refused_also_when_it_was_changed_since(pipe, own_demo, tmp_path):
-    from nsfw_guard import Redaction
-
     made = generation(pipe, tmp_path)
     own_demo.redaction = Redaction("none")
     with pytest.raises(SettingError, match='redaction is "none"'):
@@ -563,11 +695,21 @@ def test_a_pipeline_that_is_not_guarded_yet_gets_the_guard(bare, own_demo, tmp_p
         ({"num_images_per_prompt": 2}, "use num_images"),
         ({"callback_on_step_end": "x"}, "it is a function"),
         ({"prompt": "x"}, "prompts come as rows"),
+        ({"callback_on_step_end": print}, "it is a function"),
+        ({"return_dict": False}, "return_dict cannot be given"),
+        ({"eta": float("nan")}, "cannot be written as JSON in UTF-8"),
+        ({"latents": torch.zeros(1)}, "Tensor is not JSON serializable"),
+        ({"negative_prompt": "\udcff"}, "surrogates not allowed"),
     ],
 )
 def test_arguments_that_no_row_could_have_are_refused_at_once(pipe, tmp_path, arguments, message):
     with pytest.raises(SettingError, match=message):
         generation(pipe, tmp_path, arguments=arguments)
+
+
+def test_a_name_that_no_file_could_hold_is_refused_at_once(pipe, tmp_path):
+    with pytest.raises(SettingError, match="name is .* cannot be written as UTF-8"):
+        generation(pipe, tmp_path, name="\udcff")
 
 
 def test_what_makes_no_single_images_is_refused_before_anything_is_drawn(bare, own_demo, tmp_path):

@@ -129,6 +129,34 @@ def test_prompt_files_that_are_none(tmp_path):
     assert "File exists" in result.stderr or "Not a directory" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ('{"_class_name": "NoSuchPipeline", "_diffusers_version": "0.30.0"}', "has no attribute NoSuchPipeline"),
+        ("[]", "cannot be loaded"),
+        ("{", "cannot be loaded"),
+    ],
+)
+def test_a_broken_pipeline_ends_with_2_and_not_as_if_something_was_flagged(prompts, tmp_path, index, message):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text(index)
+    result = run(prompts, "--out", tmp_path / "out", "--pipeline", tmp_path / "broken", "--model", "demo", *STEPS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "cannot be loaded" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_that_nobody_has_thought_of_ends_with_2(prompts, tmp_path, monkeypatch):
+    from nsfw_guard.generation.run import Generation
+
+    monkeypatch.setattr(Generation, "_draw_apart", lambda *_: (_ for _ in ()).throw(KeyError("x")))
+    result = run(prompts, "--out", tmp_path / "out", *STEPS)
+    assert result.exit_code == 2
+    assert "error: KeyError: 'x'; the same command goes on from here" in result.stderr
+    assert "2 images: 2 left" in result.stdout
+
+
 def test_an_interrupt_ends_with_2_and_says_how_to_go_on(prompts, tmp_path, monkeypatch):
     from nsfw_guard.generation.run import Generation
 

@@ -1,6 +1,8 @@
 """For a loop of one's own: what GuardedFolder saves, and what it refuses."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +107,34 @@ def test_tensors_other_guards_and_guards_that_do_not_redact_are_refused(demo, ti
     with pytest.raises(SettingError, match="For the others there is Generation"):
         GuardedFolder(tmp_path / "b", demo, on_flag="retry")
     assert not (tmp_path / "b").exists()
+
+
+def test_verdicts_of_a_laxer_threshold_are_refused(demo, own_demo, tmp_path):
+    own_demo.policy = replace(own_demo.policy, threshold=1.0)
+    let_through = own_demo.apply([picture("triangle")])
+    assert not let_through.flagged
+    with GuardedFolder(tmp_path, demo) as folder, pytest.raises(ImageError, match="the threshold 1.0, .* has 0.5"):
+        folder.save(let_through, ids=["a"])
+    assert pictures(tmp_path) == []
+
+
+def test_threads_that_save_the_same_ids_save_each_once(demo, tmp_path):
+    checked = demo.apply([picture("circle")])
+    with GuardedFolder(tmp_path, demo) as folder:
+
+        def save(number):
+            try:
+                folder.save(checked, ids=[f"x{number % 8}"])
+            except SettingError as error:
+                assert "are saved already" in str(error)  # noqa: PT017 - one of two outcomes
+                return 0
+            return 1
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(save, range(64))) == 8
+        assert len(folder.done) == 8
+    assert len(actions(tmp_path)) == 8
+    assert pictures(tmp_path) == [f"x{number}.png" for number in range(8)]
 
 
 def test_a_guard_that_no_longer_redacts_saves_nothing(own_demo, tmp_path):

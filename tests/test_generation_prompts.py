@@ -84,6 +84,7 @@ BAD_OBJECTS = [
     ('"a prompt"', None),  # text is a prompt
     ("3", "expected a prompt, or an object"),
     ('{"prompt": 3}', "prompt is 3; expected text"),
+    ('{"prompt": "a\\u0000b"}', "without zero characters"),
     ('{"prompt": "a", "prompt": "b"}', "a name is there twice"),
     ('{"prompt": "a", "seed": -1}', "seed is -1; expected a whole number in [0, 2**63)"),
     ('{"prompt": "a", "seed": 9223372036854775808}', "seed is 9223372036854775808"),
@@ -147,6 +148,24 @@ def test_bad_rows_of_csv(tmp_path):
     assert "it has 3 cells; the header has 2" in bad[0].problem
     assert "seed is 'two'" in bad[1].problem
     assert "it is not CSV" in bad[2].problem
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [('"' + "x" * 200_000 + '\nthe rest of it\nand its end"', "field larger"), ('"a"b\nc', "expected")],
+)
+def test_after_what_is_not_csv_nothing_is_taken_for_a_row(tmp_path, first, why):
+    rows, bad = read_rows(written(tmp_path, "p.csv", f"\nprompt\na circle\n{first}\na square\n"))
+    assert [row.prompt for row in rows] == ["a circle"]
+    assert [one.line for one in bad] == [4]
+    assert why in bad[0].problem
+    assert "nothing from here on is read" in bad[0].problem
+
+
+def test_text_in_utf_16_makes_no_prompts(tmp_path):
+    rows, bad = read_rows(written(tmp_path, "p.txt", "a circle\r\na square\r\n".encode("utf-16")))
+    assert rows == []
+    assert all("UTF-8" in one.problem for one in bad)
 
 
 @pytest.mark.parametrize(

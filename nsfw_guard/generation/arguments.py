@@ -64,6 +64,13 @@ class CallArguments:
         for name in self.arguments:
             if (problem := self._problem_of(name)) is not None:
                 raise SettingError(f"{problem}.")
+        try:
+            json.dumps(self.arguments, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SettingError(
+                f"arguments hold what cannot be written as JSON in UTF-8 ({error}); expected numbers, text, true, "
+                "false, null, lists and mappings of them."
+            ) from error
 
     def problem(self, row: PromptRow) -> str | None:
         """Return why a row cannot be drawn, as far as that is known before; ``None`` if it can."""

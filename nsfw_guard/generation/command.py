@@ -111,10 +111,12 @@ def generate(
     main = here.index == 0
     try:
         _run(generation, prompts, main=main, bar=main and not as_json)
-    except (GuardError, OSError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if generation.summary.failed is None:
             raise
-        _say(f"error: {error}" if str(error) else f"error: {type(error).__name__}; the same command goes on from here")
+        said = str(error) if isinstance(error, (GuardError, OSError)) else ""
+        name = generation.summary.failed if isinstance(error, Exception) else type(error).__name__
+        _say(f"error: {said}" if said else f"error: {name}; the same command goes on from here")
     else:
         if main and generation.summary.failed is not None:
             _say(f"error in another process: {generation.summary.failed}")
@@ -198,10 +200,12 @@ def _load(pipeline: str, revision: str | None, dtype: str, device: str) -> tuple
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             pipeline, revision=revision, torch_dtype=kind, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise SettingError(f"The pipeline {pipeline!r} cannot be loaded: {error}") from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(place), _called(pipeline, revision)
+        pipe.set_progress_bar_config(disable=True)
+        pipe = pipe.to(place)
+    except Exception as error:  # of broken files the libraries raise nearly anything; and there is the GPU's memory
+        kind_of = "" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: "
+        raise SettingError(f"The pipeline {pipeline!r} cannot be loaded: {kind_of}{error}") from error
+    return pipe, _called(pipeline, revision)
 
 
 def _called(pipeline: str, revision: str | None) -> str:

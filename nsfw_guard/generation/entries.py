@@ -97,6 +97,10 @@ class Entries:
         if prompt_in_file not in PROMPT_IN_FILE:
             raise SettingError(f"prompt_in_file is {prompt_in_file!r}; expected one of {', '.join(PROMPT_IN_FILE)}.")
         refuse_no_redaction(guard)
+        try:
+            pipeline.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError(f"name is {pipeline!r}, which cannot be written as UTF-8; give another one.") from error
         self.pipeline = pipeline
         self.model = model_identity(guard)
         self.policy = guard.policy.to_dict()

@@ -9,6 +9,8 @@ that nobody has heard of: they are removed, and drawn again.
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -121,14 +123,19 @@ class RunFolder:
 
         Raises:
             OutputError: The folder cannot be written to. What could be is there, and in the log.
+            AuditError: It is closed, or its log was removed.
         """
+        if self._log is None or self._log.closed:
+            raise AuditError(f"{self.out} is closed.")
         prepared: list[tuple[Entry, Path | None, str | None]] = []
         try:
             for entry in entries:
                 prepared.append(self._prepare(entry))
+            for folder in {path.parent for _, path, _ in prepared if path is not None}:
+                sync_folder(folder)
             self._append(*(self._line(entry, path, problem) for entry, path, problem in prepared))
         except (OSError, GuardError) as error:  # not an interrupt, after which the lines may be there
-            for entry in entries:
+            for entry in entries if not self._may_be_logged else ():
                 with suppress(OSError):
                     self._temporary(self._folder_of(entry.action), entry.id).unlink(missing_ok=True)
             if isinstance(error, GuardError):
@@ -142,11 +149,15 @@ class RunFolder:
             try:
                 temporary.replace(path)
             except OSError as error:
+                # Without a line that takes the first one back, the next run needs the temporary file.
+                try:
+                    self._append(self._line(entry, None, f"{type(error).__name__}: {path.name} could not get its name"))
+                except (OSError, GuardError):
+                    raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
-                self._append(self._line(entry, None, f"{type(error).__name__}: {path.name} could not get its name"))
                 if path.parent == self.out:
-                    raise OutputError(f"{path} cannot be written: {error}.") from error
+                    raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
                 done[index] = (ERROR, None, str(error))
         for folder in {path.parent for _, path, _ in done if path is not None}:
             sync_folder(folder)
@@ -160,6 +171,11 @@ class RunFolder:
             if last is not None:
                 found.append({"file": path.name, "lines": last["sequence"] + 1, "head": last["hash"]})
         return found
+
+    @property
+    def _may_be_logged(self) -> bool:
+        """Whether lines that could not be written could not be taken back either; opening the log tells."""
+        return self._log is not None and self._log.closed
 
     def close(self) -> None:
         """Let another run write here."""
@@ -190,7 +206,7 @@ class RunFolder:
         self._read_manifest()
         for path in audit_files(self.out):
             for line in read(path):
-                if line.get("event") == "image":
+                if line.get("event") == "image" and line.get("run") == self.run:
                     self.states[line["id"]] = State(
                         line["action"], line["request"], line["attempt"], line["file"], line["sha256"]
                     )
@@ -211,6 +227,9 @@ class RunFolder:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise SettingError(f"{path} cannot be read ({error}); name another folder.") from error
+        # It becomes part of the names of files that are removed.
+        if not re.fullmatch("[0-9a-f]{16}", self.run):
+            raise SettingError(f"{path} has the run {self.run!r}; expected 16 hex digits. Name another folder.")
         if schema != SCHEMA:
             raise SettingError(f"{path} has the schema {schema!r}; this version knows {SCHEMA}. Name another folder.")
         other = [name for name in {**settings, **self._settings} if settings.get(name) != self._settings.get(name)]
@@ -228,6 +247,8 @@ class RunFolder:
             path = self._folder_of(state.action) / state.file
             temporary = self._temporary(path.parent, name)
             if temporary in left and sha256(temporary.read_bytes()).hexdigest() == state.sha256:
+                if path.parent == self.out and os.path.lexists(path):
+                    raise SettingError(f"{path} is there already, and not of this run; move it away, and run it again.")
                 temporary.replace(path)
         for path in left:
             path.unlink(missing_ok=True)
@@ -243,7 +264,7 @@ class RunFolder:
         folder = self._folder_of(entry.action)
         name = entry.id if folder == self.out else f"{entry.id}-{sha256(entry.data).hexdigest()[:12]}"
         path = folder / f"{name}.png"
-        if folder == self.out and path.exists():
+        if folder == self.out and os.path.lexists(path):  # also a link to nothing
             return entry, None, f"{path} is there already, and not of this run; it is not overwritten"
         try:
             write_synced(self._temporary(folder, entry.id), entry.data)
@@ -282,6 +303,8 @@ def is_done(state: State | None) -> bool:
     return state is not None and state.action in FINAL
 
 
-def next_attempt(state: State | None) -> int:
-    """Which attempt a row is at."""
-    return state.attempt + 1 if state is not None and state.action == RETRY else 0
+def next_attempt(state: State | None, request: str) -> int:
+    """Which attempt a row is at; an attempt that failed is made again."""
+    if state is None or state.request != request:
+        return 0
+    return state.attempt + (state.action == RETRY)

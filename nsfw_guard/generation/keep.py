@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from .settings import KEEP, REDACT, SKIP
 
 class GuardedFolder:
     """A folder of checked images with its log, to be used in a loop of one's own; a context manager.
+
+    Threads may share it.
 
     Under ``accelerate launch`` each process opens the same folder, and has a log of its own.
 
@@ -55,11 +58,13 @@ class GuardedFolder:
         settings = {"pipeline": name, "model": self._make_entries().model, "on_flag": on_flag}
         self._folder = RunFolder(Path(out).absolute(), quarantine=None, settings=settings, processes=processes())
         self._done = {name for name, state in self._folder.states.items() if is_done(state)}
+        self._thread = threading.Lock()
 
     @property
     def done(self) -> frozenset[str]:
         """The ids that are saved, or skipped."""
-        return frozenset(self._done)
+        with self._thread:
+            return frozenset(self._done)
 
     def save(
         self, checked: Any, *, ids: Sequence[str], prompts: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -77,11 +82,16 @@ class GuardedFolder:
             One entry for each.
 
         Raises:
-            ImageError: It holds no verdicts, another guard's, or no pictures; or not as many as ids.
+            ImageError: It holds no verdicts, those of another model or threshold, or no pictures; or not as many as
+                ids.
             SettingError: An id, a prompt or a seed that cannot be, an id that is there already, or a guard that does
                 not redact any more.
             OutputError: The folder cannot be written to.
         """
+        with self._thread:  # from the look into what is done until it is
+            return self._save(checked, ids, prompts, seeds)
+
+    def _save(self, checked: Any, ids: Sequence[str], prompts: Sequence[str], seeds: Sequence[int]) -> list[Made]:
         entries = self._make_entries()  # the guard may have been set otherwise since
         images, verdicts = getattr(checked, "images", None), getattr(checked, "verdicts", None)
         if verdicts is None:
@@ -96,6 +106,9 @@ class GuardedFolder:
             raise ImageError(f"There are {len(images)} images, {len(verdicts)} verdicts and {len(ids)} ids.")
         if other := [one.model for one in verdicts if one.model != self._guard.card.identity]:
             raise ImageError(f"The verdicts are of {other[0]}, and this folder is of {self._guard.card.identity}.")
+        threshold = self._guard.policy.threshold
+        if lax := [one.threshold for one in verdicts if not one.flagged and one.threshold != threshold]:
+            raise ImageError(f"The verdicts are of the threshold {lax[0]}, and the folder's guard has {threshold}.")
         rows = self._rows(ids, prompts, seeds)
         drawn = [
             Drawn(

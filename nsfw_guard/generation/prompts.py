@@ -136,8 +136,8 @@ def _row(content: Any, line: int, folder: Path, seed: int, equal: dict[str, int]
     except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold, or UTF-8
         _refuse(f"it holds what cannot be written as JSON in UTF-8 ({error})")
     prompt, name, own_seed = given.pop("prompt", None), given.pop("id", None), given.pop("seed", None)
-    if prompt is not None and not isinstance(prompt, str):
-        _refuse(f"prompt is {_short(prompt)}; expected text")
+    if prompt is not None and (not isinstance(prompt, str) or "\0" in prompt):
+        _refuse(f"prompt is {_short(prompt)}; expected text, in UTF-8, without zero characters")
     if name is None:
         count = equal[hashed] = equal.get(hashed, 0) + 1
         name = hashed[:16] + (f"-{count}" if count > 1 else "")
@@ -184,7 +184,7 @@ def _read_lines(data: bytes, parse: Any) -> Iterator[tuple[int, Any]]:
 def _read_csv(data: bytes, path: Path) -> Iterator[tuple[int, Any]]:
     try:
         reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in next(filter(any, reader), [])]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SettingError(f"{path} cannot be read as CSV in UTF-8 ({error}).") from error
     if len(set(header)) < len(header) or "" in header:
@@ -196,8 +196,9 @@ def _read_csv(data: bytes, path: Path) -> Iterator[tuple[int, Any]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield start, _Refused(f"it is not CSV ({error})")
-            continue
+            # Whether what follows is rows or the rest of this one, nobody can tell.
+            yield start, _Refused(f"it is not CSV ({error}); nothing from here on is read")
+            return
         if len(cells) > len(header):
             yield start, _Refused(f"it has {len(cells)} cells; the header has {len(header)}. Quote what holds commas")
         elif any(cells):

@@ -138,6 +138,7 @@ class Generation:
             GuardError: Another process of the same launch has failed.
         """
         self._entries = self._make_entries()  # the guard may have been set otherwise since
+        self._decides = self._how_it_decides()
         group = processes()
         summary = self.summary = Summary(processes=group.count)
         rows, summary.bad_rows = read_rows(prompts, seed=self._seed, num_images=self._num_images)
@@ -164,7 +165,8 @@ class Generation:
             for batch in mine:
                 if folder.stop_file.exists():
                     break
-                yield from self._batch([Job(row, next_attempt(folder.states.get(row.id))) for row in batch], folder)
+                jobs = [Job(row, next_attempt(folder.states.get(row.id), row.request)) for row in batch]
+                yield from self._batch(jobs, folder)
         except (Exception, KeyboardInterrupt) as error:
             summary.failed = f"{type(error).__name__}: {one_line(error)}"
             with suppress(OSError):
@@ -213,6 +215,8 @@ class Generation:
         generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
         self._caught = None
         output = self.pipe(**given, generator=generators if len(jobs) > 1 else generators[0])
+        if self._how_it_decides() != self._decides:
+            raise GuardError("The guard was set otherwise while the run was at work; nothing of this is written.")
         if self._caught is None:
             raise GuardError("The guard was not asked about what the pipeline returned; nothing of it is written.")
         (verdicts, originals), self._caught = self._caught, None
@@ -249,6 +253,9 @@ class Generation:
                 )
             )
         return drawn
+
+    def _how_it_decides(self) -> tuple[Any, ...]:
+        return self.guard.card, self.guard.policy, self.guard.views, self.guard.redaction
 
     def _make_entries(self) -> Entries:
         return Entries(
