@@ -481,6 +481,47 @@ def test_a_listing_that_fails_is_no_complete_scan(demo, folder, tmp_path, monkey
         run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2))
 
 
+def test_a_second_ctrl_c_costs_no_row(demo, folder, tmp_path, monkeypatch):
+    """The first one comes from the model, the second one while the scan waits for its threads."""
+    calls = []
+    classify, join = NsfwGuard.classify, threading.Thread.join
+
+    def interrupted(self, images, **options):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return classify(self, images, **options)
+
+    def impatient(self, timeout=None):
+        if self.name.startswith("nsfw_guard-decode"):
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    monkeypatch.setattr(NsfwGuard, "classify", interrupted)
+    monkeypatch.setattr(threading.Thread, "join", impatient)
+    monkeypatch.setattr(demo, "batch_size", 1)
+    latest = []
+    with pytest.raises(KeyboardInterrupt):
+        found = parse_sources([str(folder)])
+        run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2), on_progress=latest.append)
+    assert 1 <= len(rows_of(tmp_path / "out")) == latest[-1].kept
+
+
+def test_the_index_is_not_closed_while_a_thread_is_in_it(tmp_path):
+    """SQLite would crash."""
+    from nsfw_guard.scan.index import Index
+
+    index = Index(tmp_path / ".index.sqlite")
+    closing = threading.Thread(target=index.close)
+    with index._turn:
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        assert index._file.exists()
+    closing.join(60)
+    assert not index._file.exists()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
 def test_a_full_disk_stops_with_a_clear_error_and_intact_parts(folder, tmp_path):
     """A limit on file sizes stands in for the full disk: the write itself fails, in the system."""

@@ -191,7 +191,7 @@ def scan(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            said = f"Interrupted. {latest.done:,} files of this run have their rows; run it again to go on."
+            said = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
             _err.print(Text(said, style="bold yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
     if not summary.files:
