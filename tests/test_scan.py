@@ -1,5 +1,6 @@
 """Scanning local files: rows, resuming, duplicates, what fails, what is done with what is flagged."""
 
+import contextlib
 import json
 import os
 import signal
@@ -361,6 +362,70 @@ def test_parts_are_put_together_up_to_their_bound(tmp_path, monkeypatch):
     assert parts_left == [["/0", "/1", "/3", "/4"], ["/5", "/2"]]
     assert [row.size for row in rows.rows()] == [None] * 5 + [7]
     rows.close()
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_tidying_up_can_be_cut_off_after_every_step(tmp_path, monkeypatch, step):
+    """Whatever was replaced or removed by then: the next run finds every file once, and its last row."""
+
+    def opened():
+        return store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+
+    rows = opened()
+    rows.write_manifest({})
+    for number in range(4):
+        for path in ("/same", f"/{number}"):
+            rows.add(Row(path, model="m", preprocessing="p", size=number))
+        rows.flush()
+    done = []
+
+    def cut_off(real):
+        def call(self, *arguments, **options):
+            if self.name.startswith("part-"):
+                done.append(self.name)
+            if len(done) > step:
+                raise KeyboardInterrupt
+            return real(self, *arguments, **options)
+
+        return call
+
+    unlink, replace = Path.unlink, Path.replace
+    monkeypatch.setattr(Path, "unlink", cut_off(unlink))
+    monkeypatch.setattr(Path, "replace", lambda self, target: cut_off(lambda to, name: replace(name, to))(target, self))
+    with contextlib.suppress(KeyboardInterrupt):
+        rows.tidy()
+    monkeypatch.undo()
+    rows._lock.release()
+    rows = opened()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {
+        "/same": 3, "/0": 0, "/1": 1, "/2": 2, "/3": 3
+    }  # fmt: skip
+
+
+def test_what_is_on_the_disk_is_not_kept_in_memory_too(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.scan.engine import Scan
+
+    held = []
+    flush = Scan._flush
+    monkeypatch.setattr(Scan, "_flush", lambda self: (flush(self), held.append(len(self._recent)))[0])
+    scan(demo, tmp_path / "out", folder)
+    assert held[-1] == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_of_a_file_that_is_twice_in_one_part_the_later_row_counts(tmp_path, form):
+    """As when it changes while a scan comes across it in two sources."""
+    rows = store.Store(tmp_path / "out", form, model="m", preprocessing="p", labels=())
+    rows.write_manifest({})
+    for size in (1, 2, 3):
+        rows.add(Row("/x", model="m", preprocessing="p", size=size))
+    rows.add(Row("/y", model="m", preprocessing="p", size=4))
+    rows.flush()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {"/x": 3, "/y": 4}
 
 
 def test_a_second_scan_into_a_folder_is_refused_while_the_first_runs(demo, folder, tmp_path, monkeypatch):
