@@ -763,6 +763,31 @@ def test_names_that_a_terminal_cannot_show_are_shown(folder, tmp_path):
     assert "\x1b" not in result.output
 
 
+def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever():
+    from nsfw_guard.scan.entry import Entry
+    from nsfw_guard.scan.work import Item, Job, Queue, Stopped
+
+    for limit, most in ((1, 100), (10**6, 1)):
+        queue = Queue(limit, most, producers=1)
+        job = Job(Entry("/x"))
+        queue.put(Item(job, 0, torch.zeros(3, 8, 8)))  # one frame always may wait
+        ended = []
+
+        def put(queue=queue, job=job, ended=ended):
+            with pytest.raises(Stopped):
+                queue.put(Item(job, 1, torch.zeros(3, 8, 8)))
+            ended.append(True)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive(), (limit, most)
+        queue.stop()
+        thread.join(60)
+        assert ended == [True]
+        assert len(queue.take(8, 0.01) or []) == 1
+
+
 # What is done with flagged files.
 
 

@@ -109,7 +109,7 @@ def scan(
     It can be interrupted at any moment, and run again: only what is new, changed or not done yet is looked at.
 
     Exit codes: 0 every file was looked at and none is flagged; 1 something is flagged, or could not be looked at; 2
-    could not run.
+    could not run, found nothing to look at, or could not do with a flagged file what was asked; 130 interrupted.
     """
     chosen = {
         kind: to
