@@ -1,5 +1,6 @@
 """Scanning local files: rows, resuming, duplicates, what fails, what is done with what is flagged."""
 
+import contextlib
 import json
 import os
 import signal
@@ -363,6 +364,70 @@ def test_parts_are_put_together_up_to_their_bound(tmp_path, monkeypatch):
     rows.close()
 
 
+@pytest.mark.parametrize("step", range(1, 9))
+def test_tidying_up_can_be_cut_off_after_every_step(tmp_path, monkeypatch, step):
+    """Whatever was replaced or removed by then: the next run finds every file once, and its last row."""
+
+    def opened():
+        return store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+
+    rows = opened()
+    rows.write_manifest({})
+    for number in range(4):
+        for path in ("/same", f"/{number}"):
+            rows.add(Row(path, model="m", preprocessing="p", size=number))
+        rows.flush()
+    done = []
+
+    def cut_off(real):
+        def call(self, *arguments, **options):
+            if self.name.startswith("part-"):
+                done.append(self.name)
+            if len(done) > step:
+                raise KeyboardInterrupt
+            return real(self, *arguments, **options)
+
+        return call
+
+    unlink, replace = Path.unlink, Path.replace
+    monkeypatch.setattr(Path, "unlink", cut_off(unlink))
+    monkeypatch.setattr(Path, "replace", lambda self, target: cut_off(lambda to, name: replace(name, to))(target, self))
+    with contextlib.suppress(KeyboardInterrupt):
+        rows.tidy()
+    monkeypatch.undo()
+    rows._lock.release()
+    rows = opened()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {
+        "/same": 3, "/0": 0, "/1": 1, "/2": 2, "/3": 3
+    }  # fmt: skip
+
+
+def test_what_is_on_the_disk_is_not_kept_in_memory_too(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.scan.engine import Scan
+
+    held = []
+    flush = Scan._flush
+    monkeypatch.setattr(Scan, "_flush", lambda self: (flush(self), held.append(len(self._recent)))[0])
+    scan(demo, tmp_path / "out", folder)
+    assert held[-1] == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_of_a_file_that_is_twice_in_one_part_the_later_row_counts(tmp_path, form):
+    """As when it changes while a scan comes across it in two sources."""
+    rows = store.Store(tmp_path / "out", form, model="m", preprocessing="p", labels=())
+    rows.write_manifest({})
+    for size in (1, 2, 3):
+        rows.add(Row("/x", model="m", preprocessing="p", size=size))
+    rows.add(Row("/y", model="m", preprocessing="p", size=4))
+    rows.flush()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {"/x": 3, "/y": 4}
+
+
 def test_a_second_scan_into_a_folder_is_refused_while_the_first_runs(demo, folder, tmp_path, monkeypatch):
     entered, leave = threading.Event(), threading.Event()
     classify = NsfwGuard.classify
@@ -479,6 +544,47 @@ def test_a_listing_that_fails_is_no_complete_scan(demo, folder, tmp_path, monkey
     monkeypatch.setattr(found, "entries", failing)
     with pytest.raises(OSError, match="the network is gone"):
         run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2))
+
+
+def test_a_second_ctrl_c_costs_no_row(demo, folder, tmp_path, monkeypatch):
+    """The first one comes from the model, the second one while the scan waits for its threads."""
+    calls = []
+    classify, join = NsfwGuard.classify, threading.Thread.join
+
+    def interrupted(self, images, **options):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return classify(self, images, **options)
+
+    def impatient(self, timeout=None):
+        if self.name.startswith("nsfw_guard-decode"):
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    monkeypatch.setattr(NsfwGuard, "classify", interrupted)
+    monkeypatch.setattr(threading.Thread, "join", impatient)
+    monkeypatch.setattr(demo, "batch_size", 1)
+    latest = []
+    with pytest.raises(KeyboardInterrupt):
+        found = parse_sources([str(folder)])
+        run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2), on_progress=latest.append)
+    assert 1 <= len(rows_of(tmp_path / "out")) == latest[-1].kept
+
+
+def test_the_index_is_not_closed_while_a_thread_is_in_it(tmp_path):
+    """SQLite would crash."""
+    from nsfw_guard.scan.index import Index
+
+    index = Index(tmp_path / ".index.sqlite")
+    closing = threading.Thread(target=index.close)
+    with index._turn:
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        assert index._file.exists()
+    closing.join(60)
+    assert not index._file.exists()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
@@ -655,6 +761,31 @@ def test_names_that_a_terminal_cannot_show_are_shown(folder, tmp_path):
     assert "%FF%1B%5B31m.png → bytes:" in result.stdout
     assert r"\x1b[31m\u202e.jpg → " in result.stdout
     assert "\x1b" not in result.output
+
+
+def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever():
+    from nsfw_guard.scan.entry import Entry
+    from nsfw_guard.scan.work import Item, Job, Queue, Stopped
+
+    for limit, most in ((1, 100), (10**6, 1)):
+        queue = Queue(limit, most, producers=1)
+        job = Job(Entry("/x"))
+        queue.put(Item(job, 0, torch.zeros(3, 8, 8)))  # one frame always may wait
+        ended = []
+
+        def put(queue=queue, job=job, ended=ended):
+            with pytest.raises(Stopped):
+                queue.put(Item(job, 1, torch.zeros(3, 8, 8)))
+            ended.append(True)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive(), (limit, most)
+        queue.stop()
+        thread.join(60)
+        assert ended == [True]
+        assert len(queue.take(8, 0.01) or []) == 1
 
 
 # What is done with flagged files.

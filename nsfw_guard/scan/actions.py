@@ -36,6 +36,9 @@ LOG = "actions.jsonl"
 class Actions:
     """Does one thing with each flagged file, once: what is done already, is left.
 
+    A link is moved as a copy of what it shows; what it leads to stays where it is. In folders that are links, the files
+    themselves are moved. Members of archives, and what is at URLs, can only be copied.
+
     Args:
         kind: One of ``KINDS``.
         folder: Where to; a file keeps its place below its source.

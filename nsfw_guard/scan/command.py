@@ -109,7 +109,7 @@ def scan(
     It can be interrupted at any moment, and run again: only what is new, changed or not done yet is looked at.
 
     Exit codes: 0 every file was looked at and none is flagged; 1 something is flagged, or could not be looked at; 2
-    could not run.
+    could not run, found nothing to look at, or could not do with a flagged file what was asked; 130 interrupted.
     """
     chosen = {
         kind: to
@@ -191,7 +191,7 @@ def scan(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            said = f"Interrupted. {latest.done:,} files of this run have their rows; run it again to go on."
+            said = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
             _err.print(Text(said, style="bold yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
     if not summary.files:

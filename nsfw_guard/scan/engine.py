@@ -111,9 +111,9 @@ class Scan:
             threading.Thread(target=self._produce, name=f"nsfw_guard-decode-{number}", daemon=True)
             for number in range(self._settings.threads)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             while (items := self._queue.take(self._guard.batch_size, _PATIENCE)) is not None:
                 self._score(items)
                 if self._store.is_due:
@@ -124,9 +124,12 @@ class Scan:
         finally:
             self._queue.stop()
             self._on_end()
-            for thread in threads:
-                thread.join()
-            self._flush()
+            try:
+                self._flush()  # first: a second Ctrl-C, while it waits for the threads, costs no row
+            finally:
+                for thread in threads:
+                    if thread.ident is not None:  # it was started
+                        thread.join()
             self._report(began)
         return self.summary
 
@@ -139,6 +142,7 @@ class Scan:
     def _flush(self) -> None:
         rows = self._store.flush()
         if rows:
+            self.summary.kept += len(rows)
             with self._contents:
                 self._recent.clear()  # the index has them now
             self._on_rows(rows)

@@ -47,7 +47,8 @@ class Index:
 
     def close(self) -> None:
         """Remove it."""
-        self._database.close()
+        with self._turn:  # SQLite would crash, were a thread in it that a second Ctrl-C has left running
+            self._database.close()
         self._file.unlink(missing_ok=True)
 
     def _run(self, statement: str, *values: Any) -> Any:
