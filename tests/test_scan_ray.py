@@ -208,6 +208,19 @@ def test_bad_arguments(folder, tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nohost", "host:port", ":6379", "127.0.0.1:70000"])
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_cluster_that_is_not_there_is_said_to_be_so(folder, tmp_path, monkeypatch, address, by):
+    pytest.importorskip("ray")
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    options = ["--address", address] if by == "option" else []
+    result = command(folder, "--out", tmp_path / "out", "--engine", "ray", *options)
+    assert result.exit_code == 2
+    assert repr(address) in result.stderr
+    assert rows_of(tmp_path / "out") == {}
+
+
 def test_without_ray_it_says_what_to_install(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = command(folder, "--out", tmp_path / "out", "--engine", "ray")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,8 +156,11 @@ class RaySession:
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE,
             }
-        said = {name: os.environ.get(name) for name in _QUIET}
-        os.environ.update(_QUIET if alone else {})
+        else:
+            _knock(address)
+        quiet = {**_QUIET, **(_ALONE if alone else {})}
+        said = {name: os.environ.get(name) for name in quiet}
+        os.environ.update(quiet)
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
         except Exception as error:
@@ -188,8 +192,29 @@ class RaySession:
             self._ray.shutdown()
 
 
-# In the environment of a Ray that is ours alone.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# In the environment while Ray starts: what goes wrong comes as an error.
+_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+# The same of a Ray that is ours alone.
+_ALONE = {"RAY_USAGE_STATS_ENABLED": "0"}
+# How long a machine may take to answer at all, in seconds.
+_ANSWERS = 15.0
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody is: Ray itself would try for minutes.
+
+    Raises:
+        SettingError: Nobody is.
+    """
+    host, colon, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise SettingError(f"--address is {address!r}; expected auto or host:port, such as 10.0.0.5:6379.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
+    except OSError as error:
+        raise SettingError(f"Ray cannot be reached at {address!r}: {one_line(error)}") from error
 
 
 class _Actor(Worker):
