@@ -323,6 +323,13 @@ def test_parts_give_back_the_rows_they_were_given(tmp_path, form):
     assert [path.name for path in tmp_path.iterdir()] == [part.name]
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_evidence_may_be_long(tmp_path, form):
+    rows = [Row("/a", evidence=json.dumps([[0, [0.123456789] * 20_000]]))]
+    write_part(tmp_path / f"part-000001.{form}", rows, [])
+    assert list(read_part(tmp_path / f"part-000001.{form}")) == rows
+
+
 def test_a_part_that_cannot_be_written_leaves_what_was_there(tmp_path):
     part = tmp_path / "part-000001.jsonl"
     write_part(part, [Row("/a")], [])

@@ -84,8 +84,13 @@ def scan(
     workers: Annotated[
         int | None, typer.Option(help="Threads that read and decode. Default: one for each CPU core, 2 to 16.")
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Refuse pictures with more pixels than this.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse pictures in files larger than this.")] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse pictures with more pixels than this. With a greater one, add --retry-errors."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse pictures in files larger than this. With a greater one, as above.")
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local: this process; ray: workers of a Ray cluster, or of a Ray of this machine.")
     ] = "local",

@@ -23,6 +23,7 @@ MANIFEST = "scan.json"
 # How many rows are held at a time.
 _ROWS = 2048
 _COMPRESSION = "zstd"
+_LONGEST_FIELD = 2**26
 _NAME = re.compile(r"part-(\d{6,})\.(parquet|jsonl|csv)")
 _INTEGERS = ("size", "width", "height", "frames", "frame", "views")
 _NUMBERS = ("mtime", "score", "threshold", "decode_ms")
@@ -134,6 +135,7 @@ def _rows_of(part: Path) -> Iterator[Row]:
         with part.open(encoding="utf-8") as lines:
             yield from (Row.from_record(json.loads(line)) for line in lines)
     else:
+        csv.field_size_limit(_LONGEST_FIELD)  # of the process; the module's own is a paranoid 128 kB
         with part.open(encoding="utf-8", newline="") as file:
             yield from (Row.from_record(_typed(record)) for record in csv.DictReader(file))
 
