@@ -1,5 +1,6 @@
 """Batch generation with the demo pipeline: what is written, what is logged, and that nothing flagged gets out."""
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +19,9 @@ from nsfw_guard.audit import AuditError, AuditLog
 from nsfw_guard.demo.generate import load_pipeline
 from nsfw_guard.generation import Generation, OutputError
 from nsfw_guard.generation import folder as folder_module
+from nsfw_guard.generation import run as run_module
 from nsfw_guard.generation.entries import pixels_sha256
-from nsfw_guard.generation.metadata import COMPOSITE, GENERATED
+from nsfw_guard.generation.metadata import COMPOSITE, GENERATED, encode_png
 from nsfw_guard.generation.settings import OnFlag, seed_of_attempt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -619,8 +621,6 @@ def test_a_log_that_was_changed_is_not_gone_on_with(pipe, tmp_path):
         "[]",
         '{"schema": 1}',
         '{"schema": 9, "run": "0123456789abcdef", "settings": {}}',
-        '{"schema": 1, "run": "*", "settings": {}}',
-        '{"schema": 1, "run": "../x", "settings": {}}',
     ],
 )
 def test_settings_that_cannot_be_read_are_said(pipe, tmp_path, text):
@@ -633,6 +633,51 @@ def test_settings_that_cannot_be_read_are_said(pipe, tmp_path, text):
     (tmp_path / "generation.json").unlink()
     with pytest.raises(SettingError, match="has audit logs and no generation.json"):
         run(pipe, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["*", "../x", ""])
+def test_the_id_of_a_run_cannot_make_it_remove_files_of_others(pipe, tmp_path, name):
+    run(pipe, tmp_path, ROWS[:1])
+    manifest = json.loads((tmp_path / "generation.json").read_text())
+    (tmp_path / "generation.json").write_text(json.dumps({**manifest, "run": name}))
+    (tmp_path / ".another.circle.tmp").write_text("mine")
+    with pytest.raises(SettingError, match="expected 16 hex digits"):
+        run(pipe, tmp_path)
+    assert (tmp_path / ".another.circle.tmp").exists()
+
+
+def test_the_names_of_images_are_on_the_disk_before_the_log_has_them(pipe, tmp_path, monkeypatch):
+    steps = []
+    synced, append = folder_module.sync_folder, folder_module.AuditLog.append
+    monkeypatch.setattr(folder_module, "sync_folder", lambda path: (steps.append(path.name), synced(path)))
+    monkeypatch.setattr(folder_module.AuditLog, "append", lambda *given: (steps.append("line"), append(*given))[1])
+    run(pipe, tmp_path / "out", ROWS[:1])
+    assert steps[-4:] == ["line", "out", "line", "out"]
+
+
+def test_a_guard_that_goes_in_the_middle_is_noticed_at_the_next_image(pipe, tmp_path):
+    made = generation(pipe, tmp_path).run(ROWS)
+    assert next(made).action == "keep"
+    detach(pipe)
+    assert ["The guard was not asked" in one.error for one in made] == [True, True]
+    assert pictures(tmp_path) == ["circle.png"]
+
+
+def test_a_flagged_image_without_an_original_is_nowhere(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "picture_of", lambda _: None)
+    out, quarantine = tmp_path / "out", tmp_path / "quarantine"
+    made, summary = run(pipe, out, on_flag=f"quarantine={quarantine}")
+    assert "handed on no original for the quarantine" in made[1].error
+    assert (pictures(out), pictures(quarantine), summary.exit_code) == (["circle.png", "heart.png"], [], 2)
+
+
+def test_a_file_has_nothing_of_a_picture_but_its_pixels():
+    picture = Image.new("RGB", (8, 8))
+    picture.info = {"icc_profile": b"a profile", "exif": b"Exif\x00\x00a secret", "comment": "a secret"}
+    with Image.open(io.BytesIO(encode_png(picture, {"seed": "1\nü\u2028"}))) as found:
+        found.load()
+        assert found.info.keys() - {"seed", "XML:com.adobe.xmp", "xmp"} == set()
+        assert found.text["seed"] == "1\nü\u2028"
 
 
 def test_a_guard_that_does_not_redact_is_refused_also_when_it_was_changed_since(pipe, own_demo, tmp_path):

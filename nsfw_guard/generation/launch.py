@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any
@@ -62,6 +63,8 @@ class _Launched(Processes):
         self.device = state.device if state.device.type != "cpu" else torch.device("cpu")
         # Of its own: NCCL gives up on whoever waits for minutes, and would need the GPU for a word.
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        # Its threads abort an interpreter that ends before them: a clean run would look like one that failed.
+        atexit.register(_end)
 
     def gather(self, value: Any) -> list[Any]:
         import torch.distributed as dist
@@ -72,6 +75,13 @@ class _Launched(Processes):
         except RuntimeError as error:
             raise GuardError(f"Another process of this launch is gone ({str(error).splitlines()[0]}).") from error
         return values
+
+
+def _end() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 _processes: list[Processes] = []
