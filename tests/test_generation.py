@@ -663,6 +663,17 @@ def test_a_guard_that_goes_in_the_middle_is_noticed_at_the_next_image(pipe, tmp_
     assert pictures(tmp_path) == ["circle.png"]
 
 
+def test_verdicts_of_a_call_that_failed_are_not_taken_for_those_of_the_next(pipe, own_demo, tmp_path):
+    made, policy = generation(pipe, tmp_path).run([CIRCLE, HEART, TRIANGLE]), own_demo.policy
+    next(made)
+    own_demo.policy = Policy(threshold=1.0)
+    assert "set otherwise" in next(made).error
+    own_demo.policy = policy
+    detach(pipe)
+    assert "The guard was not asked" in next(made).error
+    assert len(pictures(tmp_path)) == 1
+
+
 def test_a_flagged_image_without_an_original_is_nowhere(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "picture_of", lambda _: None)
     out, quarantine = tmp_path / "out", tmp_path / "quarantine"
