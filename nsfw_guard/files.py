@@ -48,14 +48,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file and bring it to the disk; nothing of it stays if that fails.
+
+    Args:
+        path: Where; what is there is overwritten.
+        data: Its content.
+        private: Whether only its owner may read it.
 
     Raises:
         OSError: The disk is full, or not writable.
     """
     try:
-        with path.open("wb") as file:
+        mode = 0o600 if private else 0o666  # less what the user's umask takes
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

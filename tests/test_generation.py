@@ -99,6 +99,7 @@ def test_quarantine_gets_the_original_and_nobody_else_anything(pipe, originals, 
     assert name == f"triangle-{sha256(data).hexdigest()[:12]}.png"
     assert close_to(pixels(quarantine / name), originals["triangle"])
     assert quarantine.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in quarantine.iterdir())
     assert pictures(out) == ["circle.png", "heart.png"]
     assert actions(out) == {"circle": "keep", "triangle": "quarantine", "heart": "keep"}
     assert "prompt" not in chunks(quarantine / name)

@@ -267,7 +267,7 @@ class RunFolder:
         if folder == self.out and os.path.lexists(path):  # also a link to nothing
             return entry, None, f"{path} is there already, and not of this run; it is not overwritten"
         try:
-            write_synced(self._temporary(folder, entry.id), entry.data)
+            write_synced(self._temporary(folder, entry.id), entry.data, private=folder != self.out)
         except OSError as error:
             if folder == self.out:
                 raise
