@@ -430,12 +430,12 @@ def test_a_second_run_into_the_folder_refuses_while_the_first_is_at_work(pipe, t
 def test_a_full_disk_is_a_clear_stop_and_the_run_goes_on_later(pipe, tmp_path, monkeypatch):
     real, count = folder_module.write_synced, []
 
-    def write(path, data):
+    def write(path, data, **options):
         count.append(path)
         if len(count) == 2:
             path.write_bytes(data[:100])
             raise OSError(28, "No space left on device")
-        real(path, data)
+        real(path, data, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(folder_module, "write_synced", write)
