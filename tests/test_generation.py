@@ -825,3 +825,20 @@ def test_a_pipeline_without_prompts(own_demo, tmp_path):
     assert [one.action for one in made] == ["keep", "keep"]
     assert "takes no prompt" in summary.bad_rows[0].problem
     assert not np.array_equal(*[pixels(one.file) for one in made])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_modular_pipelines_are_drawn_with_too(tmp_path, threshold):
+    from pipelines import modular
+
+    case = modular.CASES["modular_flux"]
+    arguments = {name: value for name, value in case.call().items() if name != "prompt"}
+    guard = NsfwGuard("demo", policy=Policy(threshold=threshold), dtype="float32")
+    made = Generation(case.build(), tmp_path, guard=guard, batch_size=2, arguments=arguments)
+    found = list(made.run(["a cat", "a dog", {"prompt": "a cow", "id": "cow"}, {"prompt": "x", "sizes": 3}]))
+    assert [one.action for one in found] == ["redact" if threshold == 0.0 else "keep"] * 3
+    assert len(pictures(tmp_path)) == 3
+    assert "FluxModularPipeline has no argument 'sizes'" in made.summary.bad_rows[0].problem
+    assert list(made.run(["a cat", "a dog", {"prompt": "a cow", "id": "cow"}])) == []
+    with pytest.raises(SettingError, match="WanModularPipeline makes clips"):
+        Generation(modular.CASES["modular_wan"].build(), tmp_path / "clips", guard=guard)

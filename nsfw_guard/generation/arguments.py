@@ -45,19 +45,23 @@ class CallArguments:
     def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
         self.name = _class_of(pipe).__name__
         self.arguments = dict(arguments)
-        mechanism = table.mechanism_of(type(pipe))
-        if table.makes_clips(type(pipe)) or mechanism == "modular":
-            what = "makes clips" if table.makes_clips(type(pipe)) else "is a modular pipeline"
+        modular = table.mechanism_of(type(pipe)) == "modular"
+        if table.makes_clips(type(pipe)) or (modular and "images" not in {one.name for one in pipe.blocks.outputs}):
             raise SettingError(
-                f"{self.name} {what}, which batch generation does not save. Call it in a loop of your own: "
+                f"{self.name} makes clips, which batch generation does not save. Call it in a loop of your own: "
                 "attach(pipe, guard)."
             )
-        parameters = inspect.signature(_class_of(pipe).__call__).parameters
         # The library's own classes take any name for the sake of two old ones, and say nothing of the others.
-        own = _class_of(pipe).__module__.startswith("diffusers.")
+        own = modular or _class_of(pipe).__module__.startswith("diffusers.")
+        if modular:
+            inputs = [one for one in pipe.blocks.inputs if one.name]
+            self._names = list(dict.fromkeys(one.name for one in inputs))
+            needed = [one.name for one in inputs if one.required]
+        else:
+            parameters = inspect.signature(_class_of(pipe).__call__).parameters
+            self._names = [n for n, one in parameters.items() if n != "self" and one.kind is not one.VAR_KEYWORD]
+            needed = [n for n in self._names if parameters[n].default is inspect.Parameter.empty]
         self._any = not own and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-        self._names = [n for n, one in parameters.items() if n != "self" and one.kind is not one.VAR_KEYWORD]
-        needed = [n for n in self._names if parameters[n].default is inspect.Parameter.empty]
         self._needed = [n for n in needed if n not in ("prompt", "args")]
         if "generator" not in self._names and not self._any:
             raise SettingError(f"{self.name} takes no generator, without which an image cannot be made again.")
