@@ -19,10 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
+from .audit_command import audit, verify
 from .bench.command import bench
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
+from .generation.command import generate
 from .scan.command import scan
+from .scan.report.command import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -298,3 +301,7 @@ def _fail(error: Exception) -> NoReturn:
 
 app.command()(_failing_as_2()(bench))
 app.command()(_failing_as_2()(scan))
+app.command()(_failing_as_2()(generate))
+audit.command()(_failing_as_2()(verify))
+app.add_typer(audit, name="audit")
+app.command()(_failing_as_2()(report))

@@ -17,6 +17,6 @@ class CheckpointError(GuardError):
     """A checkpoint that cannot be found, read, trusted or matched with its card."""
 
 
-def one_line(error: Exception, limit: int = 200) -> str:
+def one_line(error: BaseException, limit: int = 200) -> str:
     """Return what an error says, in one line of at most so many characters; its type if it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

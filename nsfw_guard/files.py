@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from .errors import SettingError
 
@@ -33,14 +35,49 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
+    """Bring the names in a folder to the disk, where the system, and its file system, can."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # so say some network file systems
+            raise
     finally:
         os.close(descriptor)
+
+
+def write_synced(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file and bring it to the disk; nothing of it stays if that fails.
+
+    Args:
+        path: Where; what is there is overwritten.
+        data: Its content.
+        private: Whether only its owner may read it.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    try:
+        mode = 0o600 if private else 0o666  # less what the user's umask takes
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there under its name as a whole, and on the disk, or not at all.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    with whole_file(path) as file:
+        file.write(data)
 
 
 class FolderLock:
@@ -55,27 +92,30 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, doing: str) -> None:
-        self._file: IO[Any] = (folder / ".lock").open("a+")
-        try:
-            _lock(self._file)
-        except OSError as error:
+        self._file = (folder / ".lock").open("ab")
+        if not lock(self._file):
             self._file.close()
             raise SettingError(
                 f"{folder} is in use by another {doing} that is still running; wait for it, or name another folder."
-            ) from error
+            )
 
     def release(self) -> None:
         """Let go of it. The file stays: removing it would let two processes hold two files of one name."""
         self._file.close()
 
 
-def _lock(file: IO[Any]) -> None:
-    if os.name == "nt":
-        import msvcrt
+def lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed, however the process ends; ``False`` if another one has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
+            file.seek(2**40)  # far behind the end: a locked range cannot be read there
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 
 def model_identity(guard: NsfwGuard) -> str:
-    """Return the model as ``id@revision``; without a revision, as ``id@sha256:…`` of its weights.
+    """Return the model as ``id@revision`` where it came from the Hub; else as ``id@sha256:…`` of its weights.
 
-    A revision is a commit and cannot change; the weights in a folder can.
+    A commit cannot change; the weights in a folder can, whatever revision the card beside them names, and so can a
+    branch.
     """
-    card = guard.card
-    if card.revision or guard.classifier.folder is None:
+    card, folder = guard.card, guard.classifier.folder
+    # The Hub's cache names the folder of a snapshot after its commit.
+    if folder is None or (card.revision and card.revision == folder.name):
         return card.identity
     return f"{card.identity}@sha256:{weights_sha256(guard)[:16]}"
 

@@ -16,8 +16,8 @@ def format_of(name: str) -> str:
 
 
 def save_picture(picture: Image.Image, file: IO[bytes], kind: str) -> None:
-    """Write a picture, all frames of it; as RGB where the format cannot hold its mode."""
-    animated = {"save_all": True} if getattr(picture, "n_frames", 1) > 1 else {}
+    """Write a picture, all frames of it that the format can hold; as RGB where it cannot hold its mode."""
+    animated = {"save_all": True} if getattr(picture, "n_frames", 1) > 1 and kind in Image.SAVE_ALL else {}
     try:
         picture.save(file, kind, **animated)
     except OSError:

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import json
+import pathlib
 import re
 import sys
 import time
@@ -693,11 +694,13 @@ def test_json_on_standard_output_is_alone_there(tiny_bench):
         (["--json", "/nowhere/at/all.json"], "there is no folder /nowhere/at"),
         (["--plot", "/nowhere/at/all.png"], "there is no folder /nowhere/at"),
         (["--plot", "plot.txt"], "expected a name that ends in .png"),
-        (["--images", "3"], "--images is for `nsfw-guard bench memory`"),
+        (["--images", "3"], "--images is for `nsfw-guard bench memory`, scan and scan-memory"),
         (["memory", "--plot", "x.png"], "memory has no plot"),
         (["memory", "--batch", "3"], "--images instead of --batch"),
         (["memory", "--images", "0"], "images is 0"),
         (["startup", "--size", "64x64"], "looks at no image"),
+        (["generate", "--batch", "1", "--batch", "2"], "takes one --model, --size and --batch"),
+        (["generate", "--redaction", "none"], 'redaction is "none"'),
     ],
 )
 def test_what_could_not_run_ends_with_2_and_says_why(arguments, message):
@@ -725,7 +728,7 @@ def test_the_help_names_the_extra_and_every_choice():
     text = re.sub(r"\s+", " ", run("bench", "--help").stdout)
     for words in ('the extra "bench"', "--json", "--plot", "--runtime", "memory", "startup", "pipeline"):
         assert words in text, words
-    assert command.WHAT == ("speed", "memory", "startup")
+    assert {"speed", "memory", "startup", "generate"} <= set(command.WHAT)
 
 
 # Memory of many images, and starting
@@ -824,3 +827,45 @@ def test_a_guarded_call_waits_once_and_copies_no_pixels(tiny_folder):
     found = gpu.host_traffic(call)
     assert found.synchronisations == 1
     assert found.largest_copy < 3 * 48 * 64
+
+
+def test_bench_scan_compares_with_its_halves_and_a_plain_loop(tiny_folder):
+    result = run(
+        "bench", "scan", "--model", tiny_folder, "--images", "3", "--size", "96x64", "--rounds", "1", "--json", "-"
+    )
+    assert result.exit_code == 0, result.output
+    (model,) = json.loads(result.stdout)["models"]
+    rates = {name: spread["median"] for name, spread in model["files_per_second"].items()}
+    assert set(rates) == {"scan", "scan, the card's view only", "decode alone", "model alone", "plain loop"}
+    slower = min(rates["decode alone"], rates["model alone"])
+    assert model["ratios"]["scan ÷ the slower half"]["median"] == pytest.approx(rates["scan"] / slower)
+    assert model["ratios"]["scan ÷ plain loop"]["median"] == pytest.approx(rates["scan"] / rates["plain loop"])
+    text = run("bench", "scan", "--model", tiny_folder, "--images", "2", "--size", "96x64", "--rounds", "1").stdout
+    assert "scan ÷ plain loop" in text
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").is_file(), reason="needs /proc")
+def test_bench_scan_memory_counts_both_scans(monkeypatch):
+    from nsfw_guard.bench import scan_memory
+
+    monkeypatch.setattr(scan_memory, "FEW", 20)
+    result = run("bench", "scan-memory", "--images", "60", "--json", "-")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [(row["files"], row["errors"]) for row in report["results"]] == [(20, 0), (60, 0)]
+    few, many = (row["peak"] for row in report["results"])
+    assert report["memory_ratio"] == pytest.approx(many / few)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scan", "--batch", "4"], "leave out --batch"),
+        (["scan-memory", "--model", "marqo"], "takes --images and --threads only"),
+        (["scan-memory", "--images", "10"], "expected more than 1000"),
+    ],
+)
+def test_bench_scan_refuses_what_means_nothing_there(arguments, words):
+    result = run("bench", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr

@@ -1,5 +1,6 @@
 """Scanning local files: rows, resuming, duplicates, what fails, what is done with what is flagged."""
 
+import contextlib
 import json
 import os
 import signal
@@ -322,6 +323,13 @@ def test_parts_give_back_the_rows_they_were_given(tmp_path, form):
     assert [path.name for path in tmp_path.iterdir()] == [part.name]
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_evidence_may_be_long(tmp_path, form):
+    rows = [Row("/a", evidence=json.dumps([[0, [0.123456789] * 20_000]]))]
+    write_part(tmp_path / f"part-000001.{form}", rows, [])
+    assert list(read_part(tmp_path / f"part-000001.{form}")) == rows
+
+
 def test_a_part_that_cannot_be_written_leaves_what_was_there(tmp_path):
     part = tmp_path / "part-000001.jsonl"
     write_part(part, [Row("/a")], [])
@@ -361,6 +369,70 @@ def test_parts_are_put_together_up_to_their_bound(tmp_path, monkeypatch):
     assert parts_left == [["/0", "/1", "/3", "/4"], ["/5", "/2"]]
     assert [row.size for row in rows.rows()] == [None] * 5 + [7]
     rows.close()
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_tidying_up_can_be_cut_off_after_every_step(tmp_path, monkeypatch, step):
+    """Whatever was replaced or removed by then: the next run finds every file once, and its last row."""
+
+    def opened():
+        return store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+
+    rows = opened()
+    rows.write_manifest({})
+    for number in range(4):
+        for path in ("/same", f"/{number}"):
+            rows.add(Row(path, model="m", preprocessing="p", size=number))
+        rows.flush()
+    done = []
+
+    def cut_off(real):
+        def call(self, *arguments, **options):
+            if self.name.startswith("part-"):
+                done.append(self.name)
+            if len(done) > step:
+                raise KeyboardInterrupt
+            return real(self, *arguments, **options)
+
+        return call
+
+    unlink, replace = Path.unlink, Path.replace
+    monkeypatch.setattr(Path, "unlink", cut_off(unlink))
+    monkeypatch.setattr(Path, "replace", lambda self, target: cut_off(lambda to, name: replace(name, to))(target, self))
+    with contextlib.suppress(KeyboardInterrupt):
+        rows.tidy()
+    monkeypatch.undo()
+    rows._lock.release()
+    rows = opened()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {
+        "/same": 3, "/0": 0, "/1": 1, "/2": 2, "/3": 3
+    }  # fmt: skip
+
+
+def test_what_is_on_the_disk_is_not_kept_in_memory_too(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.scan.engine import Scan
+
+    held = []
+    flush = Scan._flush
+    monkeypatch.setattr(Scan, "_flush", lambda self: (flush(self), held.append(len(self._recent)))[0])
+    scan(demo, tmp_path / "out", folder)
+    assert held[-1] == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_of_a_file_that_is_twice_in_one_part_the_later_row_counts(tmp_path, form):
+    """As when it changes while a scan comes across it in two sources."""
+    rows = store.Store(tmp_path / "out", form, model="m", preprocessing="p", labels=())
+    rows.write_manifest({})
+    for size in (1, 2, 3):
+        rows.add(Row("/x", model="m", preprocessing="p", size=size))
+    rows.add(Row("/y", model="m", preprocessing="p", size=4))
+    rows.flush()
+    rows.tidy()
+    rows.close()
+    assert {path: row.size for path, row in rows_of(tmp_path / "out").items()} == {"/x": 3, "/y": 4}
 
 
 def test_a_second_scan_into_a_folder_is_refused_while_the_first_runs(demo, folder, tmp_path, monkeypatch):
@@ -481,6 +553,47 @@ def test_a_listing_that_fails_is_no_complete_scan(demo, folder, tmp_path, monkey
         run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2))
 
 
+def test_a_second_ctrl_c_costs_no_row(demo, folder, tmp_path, monkeypatch):
+    """The first one comes from the model, the second one while the scan waits for its threads."""
+    calls = []
+    classify, join = NsfwGuard.classify, threading.Thread.join
+
+    def interrupted(self, images, **options):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return classify(self, images, **options)
+
+    def impatient(self, timeout=None):
+        if self.name.startswith("nsfw_guard-decode"):
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    monkeypatch.setattr(NsfwGuard, "classify", interrupted)
+    monkeypatch.setattr(threading.Thread, "join", impatient)
+    monkeypatch.setattr(demo, "batch_size", 1)
+    latest = []
+    with pytest.raises(KeyboardInterrupt):
+        found = parse_sources([str(folder)])
+        run_scan(demo, found, tmp_path / "out", ScanSettings(workers=2), on_progress=latest.append)
+    assert 1 <= len(rows_of(tmp_path / "out")) == latest[-1].kept
+
+
+def test_the_index_is_not_closed_while_a_thread_is_in_it(tmp_path):
+    """SQLite would crash."""
+    from nsfw_guard.scan.index import Index
+
+    index = Index(tmp_path / ".index.sqlite")
+    closing = threading.Thread(target=index.close)
+    with index._turn:
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        assert index._file.exists()
+    closing.join(60)
+    assert not index._file.exists()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
 def test_a_full_disk_stops_with_a_clear_error_and_intact_parts(folder, tmp_path):
     """A limit on file sizes stands in for the full disk: the write itself fails, in the system."""
@@ -509,6 +622,177 @@ def test_a_full_disk_stops_with_a_clear_error_and_intact_parts(folder, tmp_path)
     assert len(part_files(tmp_path / "out")) == 2
     assert len(rows) >= 20
     assert not list((tmp_path / "out/parts").glob(".*"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_part_is_said_to_be_one(folder, tmp_path, form, kept):
+    arguments = [folder, "--out", tmp_path / "out", "--format", form]
+    assert command(*arguments).exit_code == 1
+    (part,) = part_files(tmp_path / "out")
+    data = part.read_bytes()
+    part.write_bytes(data[: int(len(data) * kept)])
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert f"{part} cannot be read (" in result.stderr
+    assert "Delete it and run the same scan again" in result.stderr
+    part.unlink()
+    assert command(*arguments).exit_code == 1
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
+def test_errors_are_about_the_content_not_about_another_file_of_it(demo, tmp_path):
+    deep = tmp_path.joinpath("in", *["x" * 90] * 3)
+    deep.mkdir(parents=True)
+    for name in ("in/a.png", "in/b.mp4", str(deep / "c.png")):
+        (tmp_path / name).write_text("no picture")
+    (deep / "d.png").touch()
+    scan(demo, tmp_path / "out", tmp_path / "in")
+    errors = {Path(path).name: row.error for path, row in rows_of(tmp_path / "out").items()}
+    said = "is neither a picture nor a video of a known kind, or broken at its start."
+    assert errors == {"a.png": said, "b.mp4": said, "c.png": said, "d.png": "is empty."}
+
+
+def test_a_file_under_a_videos_name_that_changes_while_it_is_decoded_is_scanned_the_next_time(
+    demo, tmp_path, monkeypatch
+):
+    """What was hashed would not be what was looked at, and every file of the old content would get its result."""
+    from nsfw_guard.scan import engine
+
+    draw(tmp_path / "x.bmp", "triangle").rename(tmp_path / "x.mp4")  # which is not read into memory
+    calm = draw(tmp_path / "y.bmp").read_bytes()
+    real = engine.decode
+
+    def meanwhile(content, settings, *, name):
+        (tmp_path / "x.mp4").write_bytes(calm)
+        os.utime(tmp_path / "x.mp4", (5, 5))
+        return real(content, settings, name=name)
+
+    monkeypatch.setattr(engine, "decode", meanwhile)
+    scan(demo, tmp_path / "out", tmp_path / "x.mp4")
+    (row,) = read_rows(tmp_path / "out")
+    assert "changed while it was read" in row.error
+    assert row.sha256 is None
+    monkeypatch.undo()
+    assert scan(demo, tmp_path / "out", tmp_path / "x.mp4").errors == 0
+
+
+def test_a_lack_of_memory_is_nothing_that_is_known_of_a_file(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.scan import engine
+
+    def lacking(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "decode", lacking)
+    assert scan(demo, tmp_path / "out", folder).errors == 6
+    monkeypatch.undo()
+    assert scan(demo, tmp_path / "out", folder).errors == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_duplicates_of_what_fails_fail_too(demo, folder, tmp_path, monkeypatch, workers):
+    from nsfw_guard.errors import ImageError
+
+    for number in range(20):
+        (folder / f"{number}.jpg").write_text("no picture")
+        (folder / f"{number}.png").write_bytes((folder / "a.png").read_bytes())
+    refused = np.asarray(Image.open(folder / "a.png"))[0, 0].astype(float)
+    classify = NsfwGuard.classify
+
+    def picky(self, images, **options):
+        if any(np.allclose(image[:, 0, 0].numpy(), refused, atol=2) for image in images):
+            raise ImageError("refused")
+        return classify(self, images, **options)
+
+    monkeypatch.setattr(NsfwGuard, "classify", picky)
+    found = parse_sources([str(folder)])
+    summary = run_scan(demo, found, tmp_path / "out", ScanSettings(workers=workers))
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 46
+    assert all(rows[str(folder / f"{number}.jpg")].flagged is None for number in range(20))
+    assert {rows[str(folder / f"{number}.png")].error for number in range(20)} == {"refused"}
+    assert summary.errors == sum(row.error is not None for row in rows.values())
+
+
+def test_an_entry_without_anything_that_tells_a_change_is_read_again(tmp_path):
+    from nsfw_guard.scan.entry import Entry
+
+    rows = store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+    for entry, known in ((Entry("https://x/a.png", 7), "new"), (Entry("https://x/b.png", 7, etag="1"), "clean")):
+        rows.add(Row(entry.path, size=7, etag=entry.etag, model="m", preprocessing="p", flagged=False))
+        rows.flush()
+        rows.write_manifest({})
+        assert rows.status(entry) == "claimed"  # in this run it was seen
+        rows.close()
+        rows = store.Store(tmp_path / "out", "jsonl", model="m", preprocessing="p", labels=())
+        assert rows.status(entry) == known
+    rows.close()
+
+
+def test_what_labels_mean_is_part_of_the_preprocessing(own_demo, monkeypatch):
+    from dataclasses import replace
+
+    from nsfw_guard.verdict import Level
+
+    before = ScanSettings().preprocessing(own_demo)
+    levels = {**own_demo.card.levels, "circle": Level.HIGH}
+    own_demo.classifier.card = replace(own_demo.card, levels=levels)
+    assert ScanSettings().preprocessing(own_demo) != before
+
+
+def test_the_index_says_what_is_wrong_with_its_disk(tmp_path):
+    from nsfw_guard.scan.index import Index
+
+    index = Index(tmp_path / ".index.sqlite")
+    index._run("DROP TABLE paths")
+    with pytest.raises(OSError, match=r"\.index\.sqlite cannot be written or read: no such table"):
+        index.status("/x", b"")
+    index.close()
+
+
+def test_an_out_whose_own_files_would_be_scanned_is_refused(folder, tmp_path):
+    result = command(folder, "--out", folder / "out", "--every-name")
+    assert result.exit_code == 2
+    assert "its own rows would be looked at; choose a folder outside" in result.stderr
+    assert not (folder / "out").exists()
+    assert command(folder, "--out", folder / "out").exit_code == 1
+    assert len(rows_of(folder / "out")) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_names_that_a_terminal_cannot_show_are_shown(folder, tmp_path):
+    os.rename(folder / "sub/d.png", os.fsencode(folder) + b"/\xff\x1b[31m.png")
+    (folder / "sub/deep/e.jpg").rename(folder / "\x1b[31m\u202e.jpg")
+    result = command(folder, "--out", tmp_path / "out", "--move", tmp_path / "to", "--dry-run")
+    assert result.exit_code == 1, result.output
+    assert "%FF%1B%5B31m.png → bytes:" in result.stdout
+    assert r"\x1b[31m\u202e.jpg → " in result.stdout
+    assert "\x1b" not in result.output
+
+
+def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever():
+    from nsfw_guard.scan.entry import Entry
+    from nsfw_guard.scan.work import Item, Job, Queue, Stopped
+
+    for limit, most in ((1, 100), (10**6, 1)):
+        queue = Queue(limit, most, producers=1)
+        job = Job(Entry("/x"))
+        queue.put(Item(job, 0, torch.zeros(3, 8, 8)))  # one frame always may wait
+        ended = []
+
+        def put(queue=queue, job=job, ended=ended):
+            with pytest.raises(Stopped):
+                queue.put(Item(job, 1, torch.zeros(3, 8, 8)))
+            ended.append(True)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive(), (limit, most)
+        queue.stop()
+        thread.join(60)
+        assert ended == [True]
+        assert len(queue.take(8, 0.01) or []) == 1
 
 
 # What is done with flagged files.
@@ -594,6 +878,7 @@ def test_dry_run_names_them_and_touches_nothing(demo, folder, tmp_path):
     assert files_in(folder) == before
     assert not (tmp_path / "to").exists()
     assert not (tmp_path / "out/actions.jsonl").exists()
+    assert actions.done == 0
 
 
 def test_a_file_that_changed_after_its_scan_is_not_moved(demo, folder, tmp_path):
@@ -611,6 +896,193 @@ def test_a_file_that_changed_after_its_scan_is_not_moved(demo, folder, tmp_path)
 def test_a_folder_to_move_to_inside_the_source_is_refused(demo, folder, tmp_path):
     with pytest.raises(SettingError, match="which is scanned"):
         act(demo, "move", folder, folder / "flagged", tmp_path / "out")
+
+
+@pytest.mark.parametrize("pattern", ["sub/d.png", "sub/*.png", "list"])
+def test_a_file_that_lies_where_it_would_go_is_never_removed(folder, tmp_path, pattern):
+    """Its own copy would be compared with itself."""
+    arguments = [folder / pattern]
+    if pattern == "list":
+        (tmp_path / "list.txt").write_text(str(folder / "sub/d.png"))
+        arguments = ["--list", tmp_path / "list.txt"]
+    to = Path("/") if pattern == "list" else folder / "sub"
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    for kind in ("--move", "--copy", "--link", "--redact-to"):
+        if pattern == "list":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                result = command(*arguments, "--out", tmp_path / "out", kind, folder)
+        else:
+            result = command(*arguments, "--out", tmp_path / "out", kind, to)
+        assert result.exit_code == 2, kind
+        assert "where it would go; choose a folder outside of the sources" in result.stderr
+        assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_a_target_reached_through_a_linked_folder_is_still_the_file_itself(demo, folder, tmp_path):
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/sub").symlink_to(folder / "sub")
+    actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    assert set(actions.failed) == {str(folder / "sub/d.png"), str(folder / "sub/deep/e.jpg")}
+    assert files_in(folder) == ["a.png", "b.jpg", "sub/c.webp", "sub/d.png", "sub/deep/e.jpg"]
+
+
+def test_a_link_to_the_original_is_no_copy_of_it(demo, folder, tmp_path):
+    content = (folder / "sub/d.png").read_bytes()
+    act(demo, "link", folder, tmp_path / "to", tmp_path / "out")
+    act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    (moved,) = [path for path in (tmp_path / "to/sub").glob("d*.png") if not path.is_symlink()]
+    assert moved.read_bytes() == content
+    assert not (folder / "sub/d.png").exists()
+
+
+def test_a_move_to_another_file_system_is_a_copy_first(demo, folder, tmp_path, monkeypatch):
+    rename = os.rename
+
+    def refused(source, target):
+        if str(source).startswith(str(folder)):
+            raise OSError(18, "Invalid cross-device link")
+        rename(source, target)
+
+    content = {name: (folder / name).read_bytes() for name in FLAGGED}
+    monkeypatch.setattr(os, "rename", refused)
+    actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    assert (actions.done, actions.failed) == (3, {})
+    assert {name: (tmp_path / "to" / name).read_bytes() for name in files_in(tmp_path / "to")} == content
+    assert files_in(folder) == ["a.png", "b.jpg", "sub/c.webp"]
+
+
+def test_a_link_is_moved_as_what_it_shows_and_what_it_leads_to_stays(demo, tmp_path):
+    original = draw(tmp_path / "blobs/1.png", "triangle")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.png").symlink_to("../blobs/1.png")
+    actions = act(demo, "move", tmp_path / "in", tmp_path / "far/away", tmp_path / "out")
+    assert actions.failed == {}
+    assert files_in(tmp_path / "in") == []
+    assert not (tmp_path / "far/away/x.png").is_symlink()
+    assert (tmp_path / "far/away/x.png").read_bytes() == original.read_bytes()
+
+
+def test_another_name_of_a_moved_file_is_moved_too(demo, tmp_path):
+    draw(tmp_path / "in/a.png", "triangle")
+    os.link(tmp_path / "in/a.png", tmp_path / "in/b.png")
+    act(demo, "copy", tmp_path / "in", tmp_path / "to", tmp_path / "out")
+    (tmp_path / "to/a.png").unlink()
+    os.link(tmp_path / "in/a.png", tmp_path / "to/a.png")  # as a tool that saves space does
+    actions = act(demo, "move", tmp_path / "in", tmp_path / "to", tmp_path / "out")
+    assert actions.failed == {}
+    assert (files_in(tmp_path / "in"), files_in(tmp_path / "to")) == ([], ["a.png", "b.png"])
+
+
+def test_a_link_whose_file_was_moved_before_is_said_to_lead_nowhere(folder, tmp_path):
+    from nsfw_guard import Redaction
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.png").symlink_to("y.png")
+    found = parse_sources([str(folder)])
+    actions = Actions("move", tmp_path / "to", sources=found, given=[], out=tmp_path, redaction=Redaction())
+    actions.on_rows([Row(str(tmp_path / "in/x.png"), size=1, mtime=2.0, flagged=True)])
+    assert "a link to a file that is not there any more" in actions.failed[str(tmp_path / "in/x.png")]
+
+
+def test_what_an_encoder_cannot_do_does_not_end_the_scan(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard.scan import actions as module
+
+    save = module.save_picture
+
+    def failing(picture, file, kind):
+        if kind == "JPEG":
+            raise KeyError("no such encoder")
+        save(picture, file, kind)
+
+    monkeypatch.setattr(module, "save_picture", failing)
+    actions = act(demo, "redact", folder, tmp_path / "to", tmp_path / "out")
+    assert actions.failed == {str(folder / "sub/deep/e.jpg"): "KeyError: 'no such encoder'"}
+    assert files_in(tmp_path / "to") == FLAGGED[:2]
+
+
+def test_a_full_disk_ends_what_is_done_with_flagged_files(demo, folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nsfw_guard.scan.actions.sync_folder", full)
+    with pytest.raises(OSError, match="No space left"):
+        act(demo, "copy", folder, tmp_path / "to", tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
+def test_an_animation_under_the_name_of_a_picture_is_redacted(demo, tmp_path):
+    draw(tmp_path / "x.png", "triangle")
+    with Image.open(tmp_path / "x.png") as picture:
+        (tmp_path / "in").mkdir()
+        picture.save(tmp_path / "in/x.jpg", "GIF", save_all=True, append_images=[picture.rotate(90)], duration=50)
+    actions = act(demo, "redact", tmp_path / "in", tmp_path / "to", tmp_path / "out")
+    assert (actions.done, actions.failed) == (1, {})
+    with Image.open(tmp_path / "to/x.jpg") as redacted:
+        assert redacted.format == "JPEG"
+
+
+def test_a_redacted_copy_has_none_of_the_metadata(demo, tmp_path):
+    draw(tmp_path / "x.png", "triangle")
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET"
+    (tmp_path / "in").mkdir()
+    with Image.open(tmp_path / "x.png") as picture:
+        picture.save(tmp_path / "in/x.jpg", exif=exif, comment=b"SECRET", icc_profile=b"SECRET")
+        picture.save(tmp_path / "in/x.webp", exif=exif, xmp=b"SECRET")
+        picture.save(tmp_path / "in/x.gif", comment=b"SECRET", save_all=True, append_images=[picture.rotate(90)])
+    act(demo, "redact", tmp_path / "in", tmp_path / "to", tmp_path / "out")
+    assert files_in(tmp_path / "to") == ["x.gif", "x.jpg", "x.webp"]
+    assert not [name for name in files_in(tmp_path / "to") if b"SECRET" in (tmp_path / "to" / name).read_bytes()]
+
+
+def test_members_of_archives_are_copied_once_also_where_their_name_is_taken(demo, folder, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "sub/d.png", "d.png")
+    (tmp_path / "to/a.tar").mkdir(parents=True)
+    (tmp_path / "to/a.tar/d.png").write_text("somebody else's")
+    for _ in range(3):  # first made of its row, then of its entry in the listing
+        actions = act(demo, "copy", tmp_path / "a.tar", tmp_path / "to", tmp_path / "out")
+        assert (actions.done, actions.failed) == (1, {})
+    assert len(files_in(tmp_path / "to")) == 2
+
+
+def test_members_of_archives_are_not_moved_and_that_is_said(folder, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(folder / "sub/d.png", "../d.png")
+    result = command(tmp_path / "a.zip", "--out", tmp_path / "out", "--move", tmp_path / "to")
+    assert result.exit_code == 2
+    assert "is no local file of its own; use --copy" in result.stderr
+    assert "1 flagged files could not be dealt with" in result.stderr
+
+
+def test_a_folder_that_a_pattern_reaches_is_refused_to_move_to(demo, folder, tmp_path):
+    for source in (f"{folder}/**/*.png", f"file://{folder}"):
+        result = command(source, "--out", tmp_path / "out", "--move", folder / "flagged")
+        assert result.exit_code == 2, source
+        assert "which is scanned" in result.stderr
+
+
+def test_rows_of_flagged_files_stay_when_a_list_still_names_them(folder, tmp_path):
+    """Moved by the first run, they are not there in the second one; and each is named twice."""
+    names = sorted(str(path) for path in folder.rglob("*.*"))
+    (tmp_path / "list.txt").write_text("\n".join(names * 2))
+    arguments = ["--list", tmp_path / "list.txt", "--out", tmp_path / "out", "--move", tmp_path / "to", "--json"]
+    for run in range(3):
+        counts = json.loads(command(*arguments).stdout)
+        assert (counts["files"], counts["flagged"], counts["errors"]) == (6, 3, 3 if run else 0)
+        assert sum(row.flagged is True for row in rows_of(tmp_path / "out").values()) == 3
+
+
+def test_overlapping_sources_are_counted_once_also_when_resumed(demo, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROWS_PER_PART", 1)
+    for _ in range(2):
+        summary = scan(demo, tmp_path / "out", folder, folder, folder / "sub", folder / "sub/d.png")
+        assert (summary.files, summary.flagged) == (6, 3)
 
 
 # The command.

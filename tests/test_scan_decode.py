@@ -135,6 +135,17 @@ def test_sixteen_bit_gray_keeps_its_bits():
     assert torch.allclose(frame[0], torch.from_numpy(ramp.astype(np.float32)) / 65535)
 
 
+def test_a_sequence_behind_a_still_is_seen():
+    data = animated("AVIF")
+    data = data.replace(b"ftypavis", b"ftypavif", 1)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 1
+    ours = decoded(data, every=3)
+    frames = dict(ours.frames())
+    assert ours.kind == "animation"
+    assert [tuple(frame.float().mean((1, 2)) > 100) for frame in frames.values()][-1] == (False, True, False)  # lime
+    assert list(frames) == sorted(frames)
+
+
 heif = pytest.importorskip("pillow_heif")
 
 
@@ -153,7 +164,7 @@ def test_heic_is_opened_without_changing_what_the_process_opens():
     ours = decoded(data)
     ((_, frame),) = ours.frames()
     assert (ours.kind, ours.width, ours.height) == ("image", 80, 60)
-    assert (frame.int() - torch.from_numpy(np.array(picture)).movedim(-1, 0)).abs().float().mean() < 3
+    assert (frame.int() - torch.from_numpy(np.array(picture)).int().movedim(-1, 0)).abs().float().mean() < 8
     assert "HEIF" not in Image.ID
     with pytest.raises(ImageError):
         read_images(data)
@@ -225,19 +236,32 @@ def test_what_pillow_only_knows_by_name_is_refused(monkeypatch):
         decoded(wmf)
 
 
-def test_a_broken_frame_in_the_middle_is_an_error():
-    # Where in the second or third of three frames something stands that cannot be decoded as it is.
-    places = {"GIF": b"\x00\x00\x60\x00\x60\x00\x87", "WEBP": b"VP8L", "PNG": b"fdAT"}
-    for kind, mark in places.items():
-        data = animated(kind, [noise(96, 96) for _ in range(3)])
-        first, second, *_ = data.split(mark)
-        at = len(first) + len(mark) + len(second) + len(mark) + 800
-        broken = data[:at] + bytes(range(256)) + data[at + 256 :]
-        seen = []
-        with pytest.raises(ImageError, match="x cannot be (opened|decoded)"):
-            for index, _ in decoded(broken).frames():
-                seen.append(index)
-        assert 2 not in seen, kind
+def _break_gif(data):
+    """The second frame, which has a palette of its own, without its data: its first block has no bytes."""
+    at = data.index(b",\0\0\0\0\x60\0\x60\0\x87") + 10 + 768 + 1
+    return data[:at] + b"\0" + data[at + 1 :]
+
+
+def _break_webp(data):
+    at = data.index(b"VP8L", data.index(b"VP8L") + 4) + 8
+    return data[:at] + b"\0" + data[at + 1 :]
+
+
+def _break_png(data):
+    at = data.index(b"fdAT") + 800
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_break_gif, _break_webp, _break_png])
+def test_a_broken_frame_in_the_middle_is_an_error(damage):
+    kind = damage.__name__.rpartition("_")[2].upper()
+    data = animated(kind, [noise(96, 96) for _ in range(3)])
+    assert len(list(decoded(data).frames())) == 3
+    seen = []
+    with pytest.raises(ImageError, match="x cannot be (opened|decoded)"):
+        for index, _ in decoded(damage(data)).frames():
+            seen.append(index)
+    assert seen in ([], [0])
 
 
 def test_trailing_garbage_changes_nothing():
@@ -265,6 +289,16 @@ def test_a_picture_of_too_many_bytes_is_refused():
     assert decoded(data, max_bytes=len(data)).kind == "image"
     with pytest.raises(ImageError, match=rf"x has more than {len(data) - 1} bytes"):
         decoded(data, max_bytes=len(data) - 1)
+
+
+def test_no_more_is_read_than_the_limit():
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            assert 0 <= size <= 1000
+            return super().read(size)
+
+    with pytest.raises(ImageError, match="x has more than 999 bytes"):
+        decode(Endless(encode(noise(), "PNG")), DecodeSettings(max_bytes=999), name="x")
 
 
 def test_too_many_frames_are_refused():

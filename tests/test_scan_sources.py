@@ -97,6 +97,16 @@ def test_a_linked_folder_is_entered_once_and_loops_end(tmp_path):
     assert found(root)[2]["folder seen already"] > 0
 
 
+def test_links_into_folders_on_the_way_and_second_links_are_counted(tmp_path):
+    put(tmp_path, "root/1.jpg", "root/sub/2.jpg", "outside/3.jpg")
+    for name, target in {"sub/self": "root", "out": "outside", "again": "outside"}.items():
+        (tmp_path / "root" / name).symlink_to(tmp_path / target, target_is_directory=True)
+    good, bad, skipped = found(tmp_path / "root")
+    assert sorted(name.rpartition("/")[2] for name in good) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert not bad
+    assert skipped == {"folder seen already": 2}
+
+
 def test_links_to_nowhere_and_to_themselves_are_errors(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
@@ -172,7 +182,7 @@ def test_a_folder_that_fails_on_the_way_is_an_error(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(local.os, "scandir", Failing)
-    assert found(tmp_path)[:2] == (["1.jpg"], {"": "folder cannot be read to its end: Input/output error"})
+    assert found(tmp_path)[:2] == (["1.jpg"], {tmp_path.name: "folder cannot be read to its end: Input/output error"})
 
 
 def test_what_disappears_is_an_error_when_it_is_opened(tmp_path):
@@ -261,6 +271,13 @@ def test_a_list_longer_than_a_block_and_one_from_standard_input(tmp_path, monkey
     assert [entry.path for entry in entries] == [os.path.abspath(name) for name in names]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
+    put(tmp_path, "a.jpg")
+    (tmp_path / "list").write_text(f"{tmp_path}/a.jpg\n", encoding="utf-8-sig")
+    (entry,) = parse_sources([], lists=[str(tmp_path / "list")]).entries()
+    assert entry.path == f"{tmp_path}/a.jpg"
+
+
 def test_names_with_newlines_in_a_list(tmp_path):
     put(tmp_path, "line\nbreak.jpg")
     (tmp_path / "list").write_bytes(os.fsencode(tmp_path / "line\nbreak.jpg") + b"\0")
@@ -296,6 +313,13 @@ def test_places_below_several_sources_stay_apart(tmp_path):
     assert found(tmp_path / "a", tmp_path / "b")[0] == ["a/1.jpg", "b/1.jpg"]
     assert found(tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg")[0] == ["a/1.jpg", "b/1.jpg"]
     assert found(tmp_path / "a" / "1.jpg")[0] == ["1.jpg"]
+
+
+def test_places_outside_of_what_sources_have_in_common_stay_apart(tmp_path, monkeypatch):
+    put(tmp_path, "here/x/1.jpg", "x/1.jpg")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "list").write_text(f"{tmp_path}/x/1.jpg\nx/1.jpg\n")
+    assert found(lists=[str(tmp_path / "list")])[0] == ["_up/x/1.jpg", "x/1.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from .settings import BenchSettings
 
-WHAT = ("speed", "memory", "startup")
+WHAT = ("speed", "memory", "startup", "generate", "scan", "scan-memory")
+# Of these, --images says how many.
+COUNTED = ("memory", "scan", "scan-memory")
 STDOUT = "-"
 FILE_WIDTH = 140
 
@@ -28,7 +30,8 @@ def bench(
         str,
         typer.Argument(
             help="speed: time per image, beside the peers. memory: many large images in one call. startup: importing, "
-            "and loading a checkpoint."
+            "and loading a checkpoint. generate: what it adds to batch generation with the demo pipeline. scan: files "
+            "per second, beside decoding and the model alone, and a plain loop. scan-memory: with few files and many."
         ),
     ] = "speed",
     model: Annotated[
@@ -73,7 +76,9 @@ def bench(
     cache: Annotated[
         Path | None, typer.Option(help="Keep random checkpoints here. Default: a temporary folder.")
     ] = None,
-    images: Annotated[int | None, typer.Option(help="For memory: how many images. Default: 64.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="For memory, scan and scan-memory: how many. Default: 64, 48, 20000.")
+    ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write everything as JSON to a file, or to - and nothing else.")
     ] = None,
@@ -93,8 +98,10 @@ def bench(
         raise SettingError(f"What to measure is {what!r}; expected one of {', '.join(WHAT)}.")
     if what != "speed" and plot is not None:
         raise SettingError(f"--plot draws the speed benchmark; {what} has no plot.")
-    if what != "memory" and images is not None:
-        raise SettingError("--images is for `nsfw-guard bench memory`; for speed, --batch says how many images.")
+    if what not in COUNTED and images is not None:
+        raise SettingError(
+            "--images is for `nsfw-guard bench memory`, scan and scan-memory; for speed, --batch says how many images."
+        )
     if threads is not None and threads < 1:
         raise SettingError(f"threads is {threads}; expected a whole number of at least 1.")
     json_file = None if as_json in (None, STDOUT) else Path(str(as_json))
@@ -158,6 +165,18 @@ def _measure(
                 from . import startup
 
                 return startup.measure(settings, on_step), startup.show
+            if what == "generate":
+                from . import generation
+
+                return generation.measure(settings, on_step), generation.show
+            if what == "scan":
+                from . import scanning
+
+                return scanning.measure(settings, images, on_step), scanning.show
+            if what == "scan-memory":
+                from . import scan_memory
+
+                return scan_memory.measure(settings, images, on_step), scan_memory.show
             if what == "memory":
                 from . import footprint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +47,15 @@ def load_pipeline(guard: NsfwGuard | None = None) -> StableDiffusionPipeline:
 
     The feature extractor is there because the pipeline insists on one beside a safety checker; the guard needs none.
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        PIPELINE,
-        safety_checker=guard,
-        feature_extractor=CLIPImageProcessor(),
-        torch_dtype=torch.float32,
-        local_files_only=True,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch_dtype is dtype in newer releases
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            PIPELINE,
+            safety_checker=guard,
+            feature_extractor=CLIPImageProcessor(),
+            torch_dtype=torch.float32,
+            local_files_only=True,
+        )
     for model in (pipeline.unet, pipeline.vae):
         model.to(memory_format=torch.channels_last)  # many times faster on CPUs, for channels so few
     pipeline.set_progress_bar_config(disable=True)

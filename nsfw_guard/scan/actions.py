@@ -11,8 +11,8 @@ import os
 import shutil
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_folder
@@ -20,8 +20,9 @@ from ..images import read_images
 from ..redact import Redaction, redact_flagged
 from ..saving import format_of, save_picture
 from ..verdict import Level, Verdict
-from .entry import Entry, text_to_path
+from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
+from .glob import fixed_part, has_magic
 from .kinds import looks_like_video
 from .row import Row
 from .sources import Sources, is_local_file
@@ -35,6 +36,9 @@ LOG = "actions.jsonl"
 class Actions:
     """Does one thing with each flagged file, once: what is done already, is left.
 
+    A link is moved as a copy of what it shows; what it leads to stays where it is. In folders that are links, the files
+    themselves are moved. Members of archives, and what is at URLs, can only be copied.
+
     Args:
         kind: One of ``KINDS``.
         folder: Where to; a file keeps its place below its source.
@@ -44,7 +48,7 @@ class Actions:
         dry_run: Only say what would be done.
 
     Attributes:
-        done: How many files are where they should be.
+        done: How many files are where they should be; with ``dry_run`` none.
         failed: Path → why, of those that are not.
         planned: With ``dry_run``: path → where to.
 
@@ -72,7 +76,8 @@ class Actions:
         self.failed: dict[str, str] = {}
         self.planned: dict[str, str] = {}
         for source in given:
-            if os.path.isdir(source) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
+            scanned = folder_of(source)
+            if scanned and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(scanned)):
                 raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
         if kind == "redact" and redaction.kind == "none":
             raise SettingError(
@@ -92,24 +97,31 @@ class Actions:
         with self._turn:
             try:
                 self._act(entry)
-                self.done += 1
-            except (OSError, GuardError) as error:
+                self.done += not self._dry_run
+            except Exception as error:  # also an encoder's own: the other files are not to wait for this one
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise
-                self.failed[entry.path] = one_line(error)
-                logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, one_line(error))
+                said = (
+                    one_line(error) if isinstance(error, (OSError, GuardError)) else f"{type(error).__name__}: {error}"
+                )
+                self.failed[entry.path] = " ".join(said.split())
+                logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, self.failed[entry.path])
 
     def _act(self, entry: Entry) -> None:
         # What Windows cannot have in a name is of no matter elsewhere.
         target = self.folder / PurePosixPath(self._sources.relative_to_source(entry.path))
         if self._dry_run:
-            self.planned[entry.path] = str(target)
+            self.planned[entry.path] = path_to_text(str(target))
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.kind in ("move", "link") and not is_local_file(entry.path):
             raise ImageError("is no local file of its own; use --copy.")
+        path = text_to_path(entry.path)
+        if is_local_file(entry.path) and any(_is_itself(path, name) for name in _names(target, entry)):
+            # Its copy would be taken for one that is there already, and the original, which it is, removed.
+            raise ImageError(f"is already in {self.folder}, where it would go; choose a folder outside of the sources.")
         if self.kind == "link":
-            self._link(text_to_path(entry.path), target, entry)
+            self._link(path, target, entry)
         else:
             self._put(entry, target)
 
@@ -128,10 +140,13 @@ class Actions:
         local = is_local_file(entry.path)
         path = text_to_path(entry.path)
         if local:
+            if os.path.islink(path) and not os.path.exists(path):
+                raise ImageError("is a link to a file that is not there any more; remove the link.")
             status = os.stat(path)
             if (status.st_size, status.st_mtime) != (entry.size, entry.mtime):
                 raise ImageError("has changed since it was scanned; scan again.")
-        if self.kind == "move" and not os.path.lexists(target):
+        # A link is not renamed: it may lead nowhere from its new place. What it leads to is copied, and stays.
+        if self.kind == "move" and not os.path.islink(path) and not os.path.lexists(target):
             self._say(entry, target)
             with suppress(OSError):  # another file system: it is copied
                 os.rename(path, target)
@@ -155,7 +170,8 @@ class Actions:
 
     def _place(self, temporary: Path, target: Path, entry: Entry) -> None:
         for name in _names(target, entry):
-            if name.is_file() and filecmp.cmp(temporary, name, shallow=False):
+            # A link is no copy: it may lead to the original, which is removed next.
+            if not name.is_symlink() and name.is_file() and filecmp.cmp(temporary, name, shallow=False):
                 return
             if not os.path.lexists(name):
                 self._say(entry, name)
@@ -182,7 +198,7 @@ class Actions:
         """Write down where a file goes, before it goes."""
         if self._dry_run:
             return
-        line = {"time": now(), "action": self.kind, "path": entry.path, "to": str(target)}
+        line = {"time": now(), "action": self.kind, "path": entry.path, "to": path_to_text(str(target))}
         with self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
             log.flush()
@@ -190,9 +206,37 @@ class Actions:
 
 
 def _mark(entry: Entry) -> str:
-    return hashlib.sha256(repr(replace(entry, data=None)).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    # Only what a row holds, too: an entry has more when it was listed than when it is made of its row.
+    version = repr((entry.path, entry.size, entry.mtime, entry.etag))
+    return hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _names(target: Path, entry: Entry) -> tuple[Path, Path]:
     """The name, and the one to take where another file has it: the same for the same version of a file."""
     return target, target.with_name(f"{target.stem}.{_mark(entry)}{target.suffix}")
+
+
+def _is_itself(path: str, name: Path) -> bool:
+    """Whether a name is a file's own, reached another way; another name of its content, a hard link, is not."""
+    try:
+        mine, there = os.lstat(path), os.lstat(name)
+    except OSError:
+        return False
+    if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+        return False
+    return there.st_nlink == 1 or _place_of(path) == _place_of(str(name))
+
+
+def _place_of(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name).casefold()  # some systems do not tell cases apart
+
+
+def folder_of(source: str) -> str | None:
+    """Return the folder all of which a source scans; ``None`` if it scans single files, or not this machine's."""
+    source = unquote(source[len("file://") :]) if source.startswith("file://") else source
+    if os.path.isdir(source):
+        return source
+    if is_local_file(source) and has_magic(source) and "**" in source:
+        return str(fixed_part(source)[0])
+    return None

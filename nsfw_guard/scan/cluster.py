@@ -119,6 +119,7 @@ class ClusterScan:
     def _flush(self) -> None:
         rows = self._store.flush()
         if rows:
+            self.summary.kept += len(rows)
             self._on_rows(rows)
 
     def _report(self, *, now_and_then: bool = False) -> None:

@@ -29,6 +29,10 @@ _out = Console()
 _err = Console(stderr=True)
 # How many names are printed of files that have their rows anyway.
 _NAMED = 10
+# How often a line says how far it is, where there is no terminal.
+_SECONDS_PER_LINE = 30.0
+# As shells say of what Ctrl-C has ended.
+INTERRUPTED = 130
 
 
 def scan(
@@ -80,8 +84,13 @@ def scan(
     workers: Annotated[
         int | None, typer.Option(help="Threads that read and decode. Default: one for each CPU core, 2 to 16.")
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Refuse pictures with more pixels than this.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse pictures in files larger than this.")] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse pictures with more pixels than this. With a greater one, add --retry-errors."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse pictures in files larger than this. With a greater one, as above.")
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local: this process; ray: workers of a Ray cluster, or of a Ray of this machine.")
     ] = "local",
@@ -105,7 +114,7 @@ def scan(
     It can be interrupted at any moment, and run again: only what is new, changed or not done yet is looked at.
 
     Exit codes: 0 every file was looked at and none is flagged; 1 something is flagged, or could not be looked at; 2
-    could not run.
+    could not run, found nothing to look at, or could not do with a flagged file what was asked; 130 interrupted.
     """
     chosen = {
         kind: to
@@ -125,9 +134,12 @@ def scan(
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
+    from .summary import Summary
 
     given = list(sources or [])
     found = parse_sources(given, lists=lists or (), column=column, every_name=every_name, archives=archives)
+    if every_name or archives:
+        _refuse_inside(out, given)
     settings = ScanSettings(
         exact=exact,
         every=every,
@@ -141,7 +153,7 @@ def scan(
         actions = Actions(
             kind, folder, sources=found, given=given, out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
         )
-    _quiet()
+    _settle(settings.max_pixels)
     model = os.path.abspath(model) if os.path.isdir(model) else model
     loaded: dict[str, Any] = {
         "model": model, "dtype": dtype, "views": views, "batch_size": batch_size, "runtime": runtime
@@ -159,22 +171,34 @@ def scan(
             counted = parse_sources(given, every_name=every_name, archives=archives)
             _count(counted, lambda total: progress.update(task, total=total))
 
-        def on_progress(summary: Summary) -> None:
-            rate = summary.done / summary.seconds if summary.seconds else 0.0
-            said = f"{rate:.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
-            progress.update(task, completed=summary.before + summary.done, said=said)
+        latest = Summary()
+        said_at = 0.0
 
-        summary = run_scan(
-            guard,
-            found,
-            out,
-            settings,
-            form=form,
-            given=[*given, *(f"--list {name}" for name in lists or ())],
-            actions=actions,
-            ray=ray,
-            on_progress=on_progress,
-        )
+        def on_progress(summary: Summary) -> None:
+            nonlocal latest, said_at
+            latest = summary
+            said = f"{_rate(summary):,.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
+            progress.update(task, completed=summary.before + summary.done, said=said)
+            if not _err.is_terminal and summary.seconds - said_at >= _SECONDS_PER_LINE:  # a log file has no bar
+                said_at = summary.seconds
+                _err.print(f"{summary.files:,} files, {said}", highlight=False)
+
+        try:
+            summary = run_scan(
+                guard,
+                found,
+                out,
+                settings,
+                form=form,
+                given=[*given, *(f"--list {name}" for name in lists or ())],
+                actions=actions,
+                ray=ray,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            said = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
+            _err.print(Text(said, style="bold yellow"), soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
     if not summary.files:
         _err.print(Text(_nothing(summary), style="bold red"), soft_wrap=True)
         raise typer.Exit(2)
@@ -185,6 +209,19 @@ def scan(
     if actions is not None and actions.failed:
         raise typer.Exit(2)
     raise typer.Exit(0 if summary.is_clean else 1)
+
+
+def _refuse_inside(out: Path, given: list[str]) -> None:
+    """Refuse a folder for the rows in which their own files would be looked at."""
+    from .actions import folder_of
+
+    for source in given:
+        scanned = folder_of(source)
+        if scanned and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(scanned)):
+            raise SettingError(
+                f"--out {out} lies in {source}, and with --every-name or --archives its own rows would be looked at; "
+                "choose a folder outside of it."
+            )
 
 
 def _count(sources: Sources, on_total: Callable[[int], None]) -> None:
@@ -204,8 +241,7 @@ def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
         bold=True,
     )
     parts = [f"{summary.scored:,} scored", f"{summary.duplicates:,} duplicates", f"{summary.before:,} done before"]
-    rate = summary.done / summary.seconds if summary.seconds else 0.0
-    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {rate:,.1f} files/s.")
+    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {_rate(summary):,.1f} files/s.")
     if summary.scored:
         _line(f"The limit was the {summary.limit}: the model was busy {summary.busy:.0%} of the time.")
     if summary.skipped:
@@ -216,6 +252,10 @@ def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
     _line(f"Rows: {out / 'parts'}. A page to look through them: nsfw-guard report {out}")
 
 
+def _rate(summary: Summary) -> float:
+    return summary.done / summary.seconds if summary.seconds else 0.0
+
+
 def _show_actions(actions: Actions) -> None:
     if actions.planned:
         _line(f"Dry run. To {actions.kind}: {len(actions.planned):,} files.")
@@ -224,9 +264,10 @@ def _show_actions(actions: Actions) -> None:
     else:
         _line(f"{actions.kind}: {actions.done:,} files, to {actions.folder}.")
     for path, why in list(actions.failed.items())[:_NAMED]:
-        _err.print(Text(f"error: {path}: {why}", style="yellow"), soft_wrap=True)
+        _err.print(Text(_shown(f"error: {path}: {why}"), style="yellow"), soft_wrap=True)
     if actions.failed:
-        _err.print(Text(f"error: {len(actions.failed):,} flagged files are still where they were.", style="bold red"))
+        said = f"error: {len(actions.failed):,} flagged files could not be dealt with: {actions.kind} did not succeed."
+        _err.print(Text(said, style="bold red"), soft_wrap=True)
 
 
 def _as_dict(actions: Actions | None) -> dict[str, object]:
@@ -245,7 +286,13 @@ def _nothing(summary: Summary) -> str:
 
 
 def _line(text: str, *, bold: bool = False) -> None:
-    _out.print(Text(text, style="bold" if bold else ""), soft_wrap=True)
+    _out.print(Text(_shown(text), style="bold" if bold else ""), soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Return a text that a terminal can show: names may hold anything, also what would steer it."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _progress() -> Progress:
@@ -281,8 +328,13 @@ def _device(runtime: str) -> str | None:
     return "cuda" if torch.cuda.is_available() and runtime != "onnx" else None
 
 
-def _quiet() -> None:
-    """Switch off the libraries' own progress bars: this process is ours."""
+def _settle(max_pixels: int) -> None:
+    """Switch off the libraries' own progress bars and limits: this process is ours, and the scan has its own."""
+    import warnings
+
     import transformers
+    from PIL import Image
 
     transformers.utils.logging.disable_progress_bar()
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -19,6 +19,7 @@ from .kinds import HEAD, looks_like_video
 # Pillow knows the name only, or needs Windows.
 _REFUSED = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_FILM_BRANDS = (b"avis", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
 # EXIF orientations that turn a picture by a quarter.
 _TURNED = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
@@ -117,7 +118,8 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
         from .video import decode_video, is_video
 
         file.seek(0)
-        if is_video(file):
+        # FFmpeg takes the tiles of a HEIF or AVIF picture for films.
+        if start[4:8] != b"ftyp" and is_video(file):
             file.seek(0)
             return decode_video(file, settings, name=name)
         raise ImageError(f"{name} is neither a picture nor a video of a known kind, or broken at its start.") from error
@@ -145,13 +147,21 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
     if size is None:
         size = (first.shape[-1], first.shape[-2])
 
+    film = None
+    if len(whole.owners) == 1 and _holds_film(data):
+        from .video import decode_video
+
+        film = decode_video(io.BytesIO(data), settings, name=name)
+
     def frames() -> Iterator[tuple[int, Tensor]]:
         yield 0, first
         for index in chosen[1:]:
             yield index, _pixels(whole, index)
+        if film is not None:
+            yield from ((1 + index, pixels) for index, pixels in film.frames())
 
     # The further pictures of an MPO are other views of the first, not a film.
-    animated = len(whole.owners) > 1 and picture.format != "MPO"
+    animated = film is not None or (len(whole.owners) > 1 and picture.format != "MPO")
     return Decoded("animation" if animated else "image", *size, frames())
 
 
@@ -169,6 +179,14 @@ def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[
         turned = picture.getexif().get(_ORIENTATION) in _TURNED
         small = Picture(picture.copy(), name)  # one frame, also of an MPO
     return _pixels(small, 0), (height, width) if turned else (width, height)
+
+
+def _holds_film(data: bytes) -> bool:
+    """Return whether a HEIF or AVIF says that it holds a sequence, too, of which Pillow shows the still only."""
+    if data[4:8] != b"ftyp":
+        return False
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return any(brands[at : at + 4] in _FILM_BRANDS for at in range(0, len(brands), 4))
 
 
 def _pixels(picture: Picture, index: int) -> Tensor:

@@ -21,7 +21,7 @@ from ..verdict import Scores
 from .decode import DecodeSettings, decode
 from .entry import Entry
 from .evidence import Decider, now
-from .kinds import looks_like_video
+from .kinds import HEAD, looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
 from .settings import ScanSettings
@@ -32,8 +32,6 @@ from .work import Item, Job, Queue, Stopped
 logger = logging.getLogger(__name__)
 
 _BLOCK = 2**20
-# How much of a file is looked at to tell a video from a picture.
-_START = 4096
 # How long the model waits for a frame before it looks whether something else is to be done, in seconds.
 _PATIENCE = 0.25
 # How many batches may wait for the model.
@@ -113,9 +111,9 @@ class Scan:
             threading.Thread(target=self._produce, name=f"nsfw_guard-decode-{number}", daemon=True)
             for number in range(self._settings.threads)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             while (items := self._queue.take(self._guard.batch_size, _PATIENCE)) is not None:
                 self._score(items)
                 if self._store.is_due:
@@ -126,9 +124,12 @@ class Scan:
         finally:
             self._queue.stop()
             self._on_end()
-            for thread in threads:
-                thread.join()
-            self._flush()
+            try:
+                self._flush()  # first: a second Ctrl-C, while it waits for the threads, costs no row
+            finally:
+                for thread in threads:
+                    if thread.ident is not None:  # it was started
+                        thread.join()
             self._report(began)
         return self.summary
 
@@ -141,6 +142,7 @@ class Scan:
     def _flush(self) -> None:
         rows = self._store.flush()
         if rows:
+            self.summary.kept += len(rows)
             with self._contents:
                 self._recent.clear()  # the index has them now
             self._on_rows(rows)
@@ -175,20 +177,25 @@ class Scan:
                 content, job.sha256 = _read_and_hash(entry, file, self._settings.max_bytes)
                 if not self._is_first(job):
                     return
-                job.decoded = decode(content, self._decoding, name=entry.path)
+                # Without a name: the row has it, and other files of this content get the same error.
+                job.decoded = decode(content, self._decoding, name="")
                 for index, pixels in job.decoded.frames():
                     before = time.monotonic()
                     self._queue.put(Item(job, index, pixels))
                     waited += time.monotonic() - before
+                if content is file and _as_opened(entry, file) != entry:
+                    job.transient = True  # what was hashed is not what was looked at
+                    raise ImageError("changed while it was read; scan again")
         except Stopped:
             raise
         except OSError as error:
             job.error, job.transient = one_line(error), True
         except GuardError as error:
-            job.error = one_line(error)
+            job.error = one_line(error).lstrip(" :")
         except Exception as error:  # a decoder's own: whatever it is, this file has not been looked at
             logger.debug("%s", entry.path, exc_info=True)
             job.error = f"{type(error).__name__}: {one_line(error)}"
+            job.transient = isinstance(error, MemoryError)
         job.decode_ms = 1000 * (time.monotonic() - began - waited)
         self._queue.put(Item(job))
 
@@ -281,7 +288,7 @@ def _read_and_hash(entry: Entry, file: BinaryIO, max_bytes: int) -> tuple[Binary
     Raises:
         ImageError: A picture of more than ``max_bytes``, or a file that changed meanwhile.
     """
-    start = file.read(_START)
+    start = file.read(HEAD)
     digest = hashlib.sha256(start)
     if looks_like_video(start, entry.path):
         while block := file.read(_BLOCK):

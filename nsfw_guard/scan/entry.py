@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes
+
+# Asked where content can be read only in passing: whether it is to be read.
+Wanted = Callable[["Entry"], bool]
 
 _BYTES = "bytes:"
 _MEMBER = re.compile(r"(zip|tar|parquet)://([^:]*)::(.+)", re.DOTALL)
@@ -25,7 +29,7 @@ class Entry:
         mtime: When it was last changed, in seconds since 1970; ``None`` if the source does not say.
         etag: What else tells a version from another: an object store's ETag, a member's checksum and archive's version.
         error: Why it cannot be opened, if that is known already: an unreadable folder, a damaged archive.
-        data: The content, where it can only be read in passing (compressed tar archives).
+        data: The content, where it is read in passing (compressed and remote tar archives, tables).
         offset: Where in its archive a member of a tar begins, so that nobody has to look for it again.
     """
 
@@ -50,7 +54,7 @@ class Entry:
         """
         import io
 
-        from .sources import open_part, open_path
+        from .opening import open_part, open_path
 
         if self.data is not None:
             return io.BytesIO(self.data)
@@ -73,6 +77,11 @@ class Member(NamedTuple):
     name: str
     number: int
     archive: str
+
+    @property
+    def path(self) -> str:
+        """The path that says this."""
+        return member_path(self.scheme, self.name, self.archive, number=self.number)
 
 
 def member_path(scheme: str, name: str, archive: str, *, number: int = 1) -> str:

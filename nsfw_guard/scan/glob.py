@@ -5,18 +5,19 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from ..errors import SettingError
 from .entry import Entry
 from .kinds import Choice, archive_kind
-from .local import Parts, walk
+from .local import walk
+from .places import Parts, is_local_file
 
 _MAGIC = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-MOST_NAMES = 1_000_000
+MOST_NAMES = 100_000
 
 
 def has_magic(text: str) -> bool:
@@ -62,20 +63,24 @@ def _expand(text: str) -> Iterator[str]:
 
 def fixed_part(pattern: str) -> tuple[str, Parts]:
     """Return the folder in which every match of a pattern is, absolute, and the steps that lead from there."""
-    parts = pattern.replace(os.sep, "/").split("/")
+    is_local = is_local_file(pattern)
+    parts = (pattern.replace(os.sep, "/") if is_local else pattern).split("/")
     fixed = next(index for index, part in enumerate(parts) if has_magic(part))
     folder = "/".join(parts[:fixed]) + ("/" if fixed else "")
-    return os.path.abspath(folder or "."), tuple(part for part in parts[fixed:] if part not in ("", "."))
+    return os.path.abspath(folder or ".") if is_local else folder, tuple(
+        part for part in parts[fixed:] if part not in ("", ".")
+    )
 
 
-def find(pattern: str, choice: Choice) -> Iterator[Entry]:
+def find(pattern: str, choice: Choice, *, walk: Callable[..., Iterator[Entry]] = walk) -> Iterator[Entry]:
     """Yield the files that match a pattern, and what is in folders that do where it has no ``**``.
 
     A pattern that ends in an extension takes all that match it, and archives; others what a folder gives, and archives.
 
     Args:
-        pattern: Absolute or relative.
+        pattern: A path, absolute or relative, or a URL.
         choice: Which names are taken, and the count of what is not.
+        walk: What walks through folders: ``local.walk`` or ``remote.walk_url``.
     """
     root, steps = fixed_part(pattern)
     deep = "**" in steps
@@ -91,6 +96,11 @@ def find(pattern: str, choice: Choice) -> Iterator[Entry]:
         return _matches(steps, parts) and (named or archive_kind(name) is not None or choice.takes(name))
 
     yield from walk(root, choice, enter=enter, pick=pick)
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Return whether a member's name matches a pattern, whose stars also stand for slashes."""
+    return has_magic(pattern) and _one(pattern).match(name) is not None
 
 
 def _matches(steps: Parts, parts: Parts) -> bool:

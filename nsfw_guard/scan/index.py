@@ -39,28 +39,44 @@ class Index:
         # It is made anew after a crash: nothing has to be on the disk.
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;"
-            "CREATE TABLE paths (path BLOB PRIMARY KEY, version BLOB, part INTEGER, status TEXT) WITHOUT ROWID;"
+            "CREATE TABLE paths (path BLOB PRIMARY KEY, version BLOB, part INTEGER, status TEXT, seen INTEGER)"
+            "WITHOUT ROWID;"
             "CREATE TABLE contents (sha256 BLOB PRIMARY KEY, result TEXT) WITHOUT ROWID;"
             "BEGIN"
         )
 
     def close(self) -> None:
         """Remove it."""
-        self._database.close()
+        with self._turn:  # SQLite would crash, were a thread in it that a second Ctrl-C has left running
+            self._database.close()
         self._file.unlink(missing_ok=True)
 
     def _run(self, statement: str, *values: Any) -> Any:
-        with self._turn:
-            return self._database.execute(statement, values).fetchone()
+        try:
+            with self._turn:
+                return self._database.execute(statement, values).fetchone()
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self._file} cannot be written or read: {error}") from error
 
     def status(self, path: str, version: bytes) -> str:
         """Say what is known of a version of a file.
 
         Returns:
-            ``"clean"``, ``"flagged"`` or ``"error"``; ``"claimed"``: it is under way; ``"new"``: nothing.
+            ``"clean"``, ``"flagged"`` or ``"error"``; ``"claimed"``: it is under way, or was seen; ``"new"``: nothing.
         """
-        found = self._run("SELECT version, status FROM paths WHERE path = ?", _digest(path))
-        return found[1] if found is not None and found[0] == version else "new"
+        found = self._run("SELECT version, status, seen FROM paths WHERE path = ?", _digest(path))
+        if found is None or found[0] != version:
+            return "new"
+        return "claimed" if found[2] else str(found[1])
+
+    def last(self, path: str) -> str | None:
+        """Return what is known of a file, whichever version that is of, as ``status`` does; ``None``: nothing."""
+        found = self._run("SELECT status, seen FROM paths WHERE path = ?", _digest(path))
+        return None if found is None else "claimed" if found[1] else str(found[0])
+
+    def see(self, path: str) -> None:
+        """Note that a file was come across: the same version once more, in another source, is none to count."""
+        self._run("UPDATE paths SET seen = 1 WHERE path = ?", _digest(path))
 
     def part(self, path: str) -> int | None:
         """Return the number of the part that has a file's row; ``None``: no part has it."""
@@ -70,8 +86,9 @@ class Index:
     def claim(self, path: str, version: bytes) -> None:
         """Note that a version of a file is being scanned; the part that has its last row stays known."""
         self._run(
-            "INSERT INTO paths VALUES (?, ?, NULL, 'claimed') "
-            "ON CONFLICT (path) DO UPDATE SET version = excluded.version, status = excluded.status",
+            "INSERT INTO paths VALUES (?, ?, NULL, 'claimed', 0) "
+            "ON CONFLICT (path) DO UPDATE SET version = excluded.version, status = excluded.status, "
+            "seen = 0",
             _digest(path),
             version,
         )
@@ -80,18 +97,24 @@ class Index:
         """Return how many files are claimed and have no row."""
         return int(self._run("SELECT COUNT(*) FROM paths WHERE status = 'claimed'")[0])
 
-    def add(self, row: Row, part: int, *, final: bool = True) -> int | None:
+    def add(self, row: Row, part: int, *, final: bool = True, seen: bool = False) -> int | None:
         """Note that a part has a file's row; return the number of the part that had it before.
 
         Args:
             row: The row.
             part: The number of the part.
             final: Whether that file is done as long as it does not change.
+            seen: Whether it was come across by the scan that is running.
         """
         before = self.part(row.path)
         version = version_of(row) if final else b""
-        self._run("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", _digest(row.path), version, part, _status(row))
+        values = (_digest(row.path), version, part, _status(row), seen)
+        self._run("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?, ?)", *values)
         return before
+
+    def move(self, path: str, part: int) -> None:
+        """Note that another part has a file's row now."""
+        self._run("UPDATE paths SET part = ? WHERE path = ?", part, _digest(path))
 
     def learn(self, row: Row) -> None:
         """Note the result of a content."""

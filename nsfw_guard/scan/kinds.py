@@ -11,7 +11,7 @@ PICTURES = (
     ".jpf", ".jpx", ".j2c", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".psd", ".dds", ".qoi", ".pcx", ".sgi",
 )  # fmt: skip
 VIDEOS = (
-    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".ts", ".mts",
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".mts",
     ".m2ts", ".m2t", ".vob", ".flv", ".f4v", ".wmv", ".asf", ".ogv", ".3gp", ".3g2", ".mxf", ".rm", ".rmvb",
 )  # fmt: skip
 TABLES = (".parquet", ".pq")

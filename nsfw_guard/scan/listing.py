@@ -31,6 +31,9 @@ class Known(Protocol):
     def claim(self, entry: Entry) -> None:
         """Note that a file is being scanned."""
 
+    def see(self, entry: Entry) -> None:
+        """Note that a file which needs no scan was come across."""
+
 
 class Listing:
     """Hands out every file once, to any thread, and counts it.
@@ -57,8 +60,9 @@ class Listing:
                 if status == "new":
                     self._known.claim(entry)
                 else:
+                    self._known.see(entry)
                     self._summary.before += 1
-                    self._summary.flagged += status == "flagged"
-                    self._summary.errors += status == "error"
+                    self._summary.flagged += status in ("flagged", "gone")
+                    self._summary.errors += status in ("error", "gone")
                 return entry, status
             return None

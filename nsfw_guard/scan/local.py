@@ -117,9 +117,10 @@ def walk(
                     yield file_entry(item.path)
 
 
-def why(error: Exception) -> str:
-    """Return what went wrong with a file, without its name."""
-    return (getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)[:200]
+def why(error: BaseException) -> str:
+    """Return what went wrong with a file, without its name, in one line."""
+    said = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(said).split())[:200] or type(error).__name__
 
 
 def _once(path: str, above: _Above | None, linked: set[Identity]) -> bool:

@@ -49,7 +49,7 @@ def relative(path: str, base: Parts) -> str:
     if member is not None:
         name = member.name if member.number == 1 else f"{member.number}/{member.name}"
         below += [_safe(part) for part in re.split(r"[/\\]", name) if part not in ("", ".")]
-    return "/".join(below)
+    return "/".join(below) or parts[-1]
 
 
 def _shared(one: Parts, other: Parts) -> int:

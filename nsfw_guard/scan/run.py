@@ -12,9 +12,10 @@ from ..identity import model_identity
 from .actions import Actions
 from .engine import Scan
 from .evidence import Decider, now
+from .parts import read_manifest
 from .settings import ScanSettings
 from .sources import Sources
-from .store import Store, read_manifest
+from .store import Store
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ def run_scan(
             )
         summary = scan.run()
         store.tidy()
-        store.write_manifest({**manifest, "summary": summary.to_dict()})
+        # Of the last run that did something: how fast it was is of interest, and that one found nothing new is not.
+        told = summary.to_dict() if summary.done else before.get("summary") or summary.to_dict()
+        store.write_manifest({**manifest, "summary": told})
     finally:
         store.close()
     return summary

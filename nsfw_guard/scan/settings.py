@@ -71,6 +71,9 @@ class ScanSettings:
         """Return what a score depends on beside model and file, such as ``squash224-auto-dct2-every1-6f1c04ab``."""
         spec = guard.classifier.preprocess
         values = {name: value for name, value in asdict(spec).items() if name != "source"}
-        digest = hashlib.sha256(repr((sorted(values.items()), PREPROCESSING_VERSION)).encode()).hexdigest()[:8]
+        # What the outputs mean is no weight, and whoever corrects it expects other rows.
+        labels = [(label, guard.card.levels[label].name) for label in guard.classifier.labels]
+        told = repr((sorted(values.items()), labels, PREPROCESSING_VERSION))
+        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         decoding = "exact" if self.exact else "dct2"
         return f"{spec.resize}{spec.size}-{guard.views}-{decoding}-every{self.every}-{digest}"

@@ -6,20 +6,24 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from functools import partial
+from urllib.parse import unquote
 
 from ..errors import SettingError
-from .entry import Entry, text_to_path
-from .glob import expand_braces, find, fixed_part, has_braces, has_magic
-from .kinds import HEAD, Choice, archive_kind
+from .entry import Entry, Member, Wanted, split_member, text_to_path
+from .glob import expand_braces, find, fixed_part, has_braces, has_magic, name_matches
+from .kinds import HEAD, Choice, archive_kind, is_media_name
 from .lists import check_list, read_list
 from .local import file_entry, open_file, walk
-from .places import common, is_local_file, parts_of, relative
+from .opening import open_part, open_path
+from .places import Parts, common, is_local_file, parts_of, relative
+from .remote import check_protocol, find_url, is_web, protocol_of, walk_url
+from .tables import check_tables, table_entries
+from .tars import tar_entries
+from .zips import zip_entries
 
 __all__ = ["Sources", "is_local_file", "open_part", "open_path", "parse_sources"]
-
-Wanted = Callable[[Entry], bool]
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,17 @@ class _Source:
 
     Attributes:
         find: Yields what is in it, archives not opened.
-        base: What the paths in it have in front of what is below it, in parts.
+        base: What all paths in it have in front, in parts.
         named: Whether its files were named one by one, so that their content may say what they are.
+        members: Of archives that were named with members: these only.
+        list: Where further sources are named.
     """
 
     find: Callable[[], Iterator[Entry]]
-    base: tuple[str, ...]
+    base: Parts
     named: bool = False
+    members: Member | None = None
+    list: str | None = None
 
 
 class Sources:
@@ -64,8 +72,7 @@ class Sources:
             wanted: Asked only where content can be read only in passing: whether it is to be read.
         """
         for source in self._sources:
-            for entry in source.find():
-                yield from self._inside(entry, wanted, source.named)
+            yield from self._of(source, wanted)
 
     def relative_to_source(self, path: str) -> str:
         """Return where a row's path lies below what all sources have in common, for copying into another folder.
@@ -75,12 +82,31 @@ class Sources:
         """
         return relative(path, self._base)
 
+    def _of(self, source: _Source, wanted: Wanted | None) -> Iterator[Entry]:
+        if source.list is not None:
+            for name in read_list(source.list):
+                yield from self._of(_line(name, self._choice), wanted)
+            return
+        found = source.members is None
+        for outer in source.find():
+            for entry in self._inside(outer, wanted, source.named):
+                if source.members is None or entry.error or _is_one_of(entry, source.members):
+                    found = True
+                    yield entry
+        if not found and source.members is not None:
+            yield Entry(source.members.path, error="cannot be opened: no such member")
+
     def _inside(self, entry: Entry, wanted: Wanted | None, named: bool) -> Iterator[Entry]:
+        """Yield what is in an archive or table; any other file itself."""
         kind = None if entry.error else _archive_kind(entry, named)
-        if kind is None:
-            yield entry
+        if kind == "zip":
+            yield from zip_entries(entry, self._choice)
+        elif kind == "tar":
+            yield from tar_entries(entry, self._choice, wanted)
+        elif kind == "parquet":
+            yield from table_entries(entry, self._column, wanted)
         else:
-            yield Entry(entry.path, error=f"{kind} archives are not read yet")
+            yield entry
 
 
 def parse_sources(
@@ -109,66 +135,96 @@ def parse_sources(
     found = [_source(text, choice) for text in sources]
     for path in lists:
         check_list(path)
-        found.append(_Source(lambda path=path: _listed(path, choice), parts_of(os.getcwd()), named=True))  # type: ignore[misc]
+        found.append(_Source(lambda: iter(()), parts_of(os.getcwd()), list=path))
     return Sources(found, choice, column)
-
-
-def open_path(path: str) -> BinaryIO:
-    """Open what a row is about, for reading, seekable; see ``Entry.path``. Threads may do so at the same time.
-
-    Raises:
-        OSError: It is not there any more, or not readable.
-    """
-    return open_file(text_to_path(path))
-
-
-def open_part(path: str, offset: int, size: int) -> BinaryIO:
-    """Open a member of a tar by its place in it.
-
-    Raises:
-        OSError: It is not there any more, or not readable.
-    """
-    raise OSError(f"{path} cannot be opened: tar archives are not read yet")
 
 
 def _source(text: str, choice: Choice) -> _Source:
     if not text:
         raise SettingError('A source is empty (""); name a file, a folder, a glob or a URL.')
+    member = split_member(text)
+    if member is not None:
+        return replace(_source(member.archive, choice), members=member)
+    protocol = protocol_of(text)
+    if protocol == "file":
+        text = unquote(text.partition("://")[2])
+    elif protocol is not None:
+        return _remote(text, choice)
     path = os.path.abspath(text)
     if os.path.lexists(path):
         return _existing(path, choice)
     if has_braces(text):
-        names = [_source(name, choice) for name in expand_braces(text)]
-        base = common([name.base for name in names])
-        return _Source(lambda: (entry for name in names for entry in name.find()), base, named=True)
+        return _several(text, choice)
     if has_magic(text):
         if next(find(text, Choice()), None) is None:
             raise SettingError(f"{text} matches no picture, video or archive. Put it in quotes if a shell changes it.")
-        return _Source(lambda: find(text, choice), parts_of(fixed_part(text)[0]))
+        return _Source(partial(find, text, choice), parts_of(fixed_part(text)[0]))
     raise SettingError(f"There is no file or folder {text}. Name one that is there, a glob, or a URL such as s3://….")
+
+
+def _line(name: str, choice: Choice) -> _Source:
+    """Take a line of a list: what it names is what is meant, and an error if it is not there."""
+    member = split_member(name)
+    if member is not None:
+        return replace(_line(member.archive, choice), members=member)
+    if protocol_of(name):
+        return _Source(partial(find_url, name, choice), (), named=True)
+    path = os.path.abspath(text_to_path(name))
+    if os.path.isdir(path):
+        return _Source(partial(walk, path, choice), ())
+    return _Source(lambda: iter([file_entry(path)]), (), named=True)
+
+
+def _several(text: str, choice: Choice) -> _Source:
+    names = [_source(name, choice) for name in list(expand_braces(text))]
+    return _Source(
+        lambda: (entry for name in names for entry in name.find()), common([name.base for name in names]), named=True
+    )
 
 
 def _existing(path: str, choice: Choice) -> _Source:
     if os.path.isdir(path):
-        return _Source(lambda: walk(path, choice), parts_of(path))
+        return _Source(partial(walk, path, choice), parts_of(path))
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise SettingError(f"{path} is neither a file nor a folder; name one.")
+    if archive_kind(path) == "parquet":
+        check_tables()
     return _Source(lambda: iter([file_entry(path)]), parts_of(os.path.dirname(path)), named=True)
 
 
-def _listed(path: str, choice: Choice) -> Iterator[Entry]:
-    for name in read_list(path):
-        inner = os.path.abspath(name)
-        if os.path.isdir(inner):
-            yield from walk(inner, choice)
-        else:
-            yield file_entry(inner)
+def _remote(url: str, choice: Choice) -> _Source:
+    check_protocol(url)
+    if has_braces(url):
+        return _several(url, choice)
+    if has_magic(url) and not is_web(url):  # in the URLs of web servers a question mark is none
+        return _Source(partial(_matching, url, choice), parts_of(fixed_part(url)[0]))
+    base = parts_of(url)
+    is_file = is_web(url) or is_media_name(url) or archive_kind(url) is not None
+    return _Source(partial(find_url, url, choice), base[:-1] if is_file else base, named=True)
+
+
+def _matching(url: str, choice: Choice) -> Iterator[Entry]:
+    entry = None
+    for entry in find(url, choice, walk=walk_url):
+        yield entry
+    if entry is None:
+        yield Entry(url, error="matches no picture, video or archive")
+
+
+def _is_one_of(entry: Entry, members: Member) -> bool:
+    member = split_member(entry.path)
+    if member is None:
+        return False
+    same = (member.name, member.number) == (members.name, members.number)
+    return member.scheme == members.scheme and (same or name_matches(members.name, member.name))
 
 
 def _archive_kind(entry: Entry, named: bool) -> str | None:
     name = text_to_path(entry.path)
+    if not is_local_file(name):
+        return archive_kind(name.partition("?")[0])
     kind = archive_kind(name)
-    if kind is None and named and is_local_file(entry.path):
+    if kind is None and named:
         try:
             with open_file(name) as file:
                 kind = archive_kind(name, file.read(HEAD))

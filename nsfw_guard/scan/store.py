@@ -12,7 +12,21 @@ from ..errors import SettingError
 from ..files import FolderLock, whole_file
 from .entry import Entry
 from .index import Index, version_of
-from .parts import FOLDER, FORMATS, MANIFEST, labels_in, number_of, parquet, part_files, read_part, write_part
+from .parts import (
+    FOLDER,
+    FORMATS,
+    MANIFEST,
+    count_rows,
+    join_parts,
+    labels_in,
+    number_of,
+    parquet,
+    part_files,
+    paths_in,
+    read_manifest,
+    read_part,
+    write_part,
+)
 from .row import SCHEMA_VERSION, Row
 
 # A part is written when there are so many rows, or so many seconds after the last one: what a kill can cost.
@@ -82,12 +96,25 @@ class Store:
             raise
 
     def status(self, entry: Entry) -> str:
-        """Say what is known of a file as it is now; see ``Index.status``."""
-        return self.index.status(entry.path, version_of(entry, self._model, self._preprocessing))
+        """Say what is known of a file as it is now; see ``Index.status``.
+
+        ``"gone"``: it was flagged, and cannot be opened any more, as when it was moved; its row stays what it is.
+        Where the source does not say what would tell a change, as some web servers do not, nothing is known.
+        """
+        status = self.index.status(entry.path, version_of(entry, self._model, self._preprocessing))
+        if entry.error is not None and status == "new":
+            last = self.index.last(entry.path)
+            if last in ("flagged", "claimed"):
+                return "gone" if last == "flagged" else last
+        return "new" if entry.mtime is None and entry.etag is None and status != "claimed" else status
 
     def claim(self, entry: Entry) -> None:
         """Note that a file is being scanned: the same file once more, in another source, is none to scan."""
         self.index.claim(entry.path, version_of(entry, self._model, self._preprocessing))
+
+    def see(self, entry: Entry) -> None:
+        """Note that a file which needs no scan was come across."""
+        self.index.see(entry.path)
 
     def result(self, sha256: str) -> Row | None:
         """Return a row with the result of a content; ``None``: it is not known."""
@@ -115,7 +142,7 @@ class Store:
         if rows:
             write_part(part, rows, self._labels)
             self._buffer = []
-            self._note(rows, self._next, final=True)
+            self._note(rows, self._next, final=True, seen=True)
             self._next += 1
         return rows
 
@@ -161,9 +188,9 @@ class Store:
         mine = (row.model, row.preprocessing) == (self._model, self._preprocessing)
         return self._redecide(row) if mine else row
 
-    def _note(self, rows: list[Row], part: int, *, final: bool) -> None:
+    def _note(self, rows: list[Row], part: int, *, final: bool, seen: bool = False) -> None:
         for row in rows:
-            before = self.index.add(row, part, final=final)
+            before = self.index.add(row, part, final=final, seen=seen)
             if before is not None:
                 self._stale.add(before)
             if final and (row.model, row.preprocessing) == (self._model, self._preprocessing):
@@ -180,11 +207,8 @@ class Store:
                 yield row
 
     def _rewrite(self, part: Path, rows: Iterator[Row]) -> None:
-        if not write_part(part, rows, self._labels_of([part])):
+        if not write_part(part, rows, labels_in(part)):
             part.unlink()
-
-    def _labels_of(self, parts: list[Path]) -> list[str]:
-        return list(dict.fromkeys(label for part in parts for label in labels_in(part)))
 
     def _merge(self) -> None:
         """Put neighbouring small parts together, under the last one's name.
@@ -194,7 +218,7 @@ class Store:
         group: list[Path] = []
         total = 0
         for part in [*part_files(self.out), None]:
-            rows = 0 if part is None else sum(1 for _ in read_part(part))
+            rows = 0 if part is None else count_rows(part)
             if group and (part is None or total + rows > ROWS_PER_MERGED_PART):
                 if len(group) > 1:
                     self._join(group)
@@ -204,44 +228,9 @@ class Store:
                 total += rows
 
     def _join(self, parts: list[Path]) -> None:
-        write_part(parts[-1], (row for part in parts for row in read_part(part)), self._labels_of(parts))
-        number = number_of(parts[-1])
+        join_parts(parts, parts[-1])
         for part in parts[:-1]:
             part.unlink()
-        for row in read_part(parts[-1]):
-            self.index.add(row, number)
-
-
-def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """Return what a scan wrote about itself.
-
-    Args:
-        out: Its folder.
-        missing_ok: Whether a folder without any is one in which nothing was scanned yet.
-
-    Raises:
-        SettingError: There is none, it is no JSON, or of another version of the schema.
-    """
-    file = out / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = int(manifest["schema_version"])
-    except FileNotFoundError:
-        if missing_ok and not part_files(out):
-            return {}
-        raise SettingError(
-            f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{file} is damaged: {error}. Remove the folder, or scan into another one.") from error
-    if version > SCHEMA_VERSION:
-        raise SettingError(
-            f"{out} was written by a newer nsfw_guard: schema {version}, and this one knows {SCHEMA_VERSION}. "
-            "Update it: pip install --upgrade nsfw-guard"
-        )
-    if version < SCHEMA_VERSION:
-        raise SettingError(
-            f"{out} was written by an older nsfw_guard: schema {version}, and this one writes {SCHEMA_VERSION}. "
-            "Scan into another folder."
-        )
-    return manifest  # type: ignore[no-any-return]
+        number = number_of(parts[-1])
+        for path in paths_in(parts[-1]):
+            self.index.move(path, number)

@@ -15,7 +15,8 @@ class Summary:
     Attributes:
         files: How many were found.
         before: How many of them had their row already, unchanged.
-        done: How many got their row in this run.
+        done: How many got a row in this run.
+        kept: How many of these rows are on the disk.
         scored: How many the model looked at.
         duplicates: How many have the content of another, and so its result.
         flagged: How many are flagged, those before included.
@@ -30,6 +31,7 @@ class Summary:
     files: int = 0
     before: int = 0
     done: int = 0
+    kept: int = 0
     scored: int = 0
     duplicates: int = 0
     flagged: int = 0

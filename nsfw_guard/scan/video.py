@@ -2,19 +2,151 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import ImageError
+from .containers import container_fault
+from .local import why
 
 if TYPE_CHECKING:
     from .decode import Decoded, DecodeSettings
 
+# The only containers that are opened. FFmpeg knows many more: playlists and scripts among them, which would make it
+# open other files and addresses, and pictures, which Pillow decodes.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,live_flv,asf,ogg,mxf,rm,h264,hevc,m4v,dv,ivf"
+)
+_OPTIONS = {
+    "format_whitelist": _CONTAINERS,
+    "protocol_whitelist": "none",
+    # What an edit list leaves out is in the file all the same.
+    "ignore_editlist": "1",
+}
+# Of these the number of frames is written down; of others it is a guess, or not there.
+_COUNTED = "mov"
+
 
 def is_video(file: BinaryIO) -> bool:
     """Return whether PyAV finds a video stream in a file."""
-    return False
+    try:
+        import av
+
+        with av.open(file, mode="r", options=_OPTIONS) as container:
+            return bool(container.streams.video)
+    except Exception:
+        return False
 
 
 def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
-    """Open a video, and decode its first frame; see ``decode``."""
-    raise ImageError(f"{name}: videos are not decoded yet.")
+    """Open a video, and decode its first frame; see ``decode.decode``.
+
+    All streams of pictures are decoded, covers included; the indices count their frames in the order in the file.
+
+    Raises:
+        ImageError: It is broken, cut off, over a limit, or holds no frame.
+    """
+    from .decode import Decoded
+
+    try:
+        import av
+    except ImportError as error:
+        raise ImageError(f"{name}: videos need PyAV: pip install 'nsfw-guard[scan]'") from error
+    with _reading(name):
+        fault = container_fault(file)
+        if fault is not None:
+            raise ImageError(f"{name} is a video that {fault}.")
+        file.seek(0)
+        container = av.open(file, mode="r", options=_OPTIONS)
+        if not container.streams.video:
+            container.close()
+            raise ImageError(f"{name} holds no video.")
+    frames = _frames(container, settings, name)
+    first = next(frames, None)
+    if first is None:
+        raise ImageError(f"{name} is a video without frames.")
+
+    def all_frames() -> Iterator[tuple[int, Tensor]]:
+        yield first
+        yield from frames
+
+    height, width = first[1].shape[1:]
+    return Decoded("video", width, height, all_frames())
+
+
+def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Tensor]]:
+    """Yield the frames that are to be looked at, and their indices; the last one of a stream is always one of them."""
+    seen: Counter[int] = Counter()
+    held: dict[int, tuple[int, Any]] = {}
+    index = taken = 0
+    with container, _reading(name):
+        streams = container.streams.video
+        for stream in streams:
+            _refuse_large(stream, settings, name)
+            # FFmpeg's own limit, for sizes that change on the way; it counts padding, too.
+            stream.codec_context.options = {"max_pixels": str(2 * settings.max_pixels + 2**16)}
+        for packet in container.demux(streams):
+            if packet.is_corrupt:
+                raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
+                stream = packet.stream.index
+                held[stream] = index, frame
+                if seen[stream] % settings.every == 0:
+                    taken += 1
+                    yield _taken(*held.pop(stream), taken, settings, name)
+                seen[stream] += 1
+                index += 1
+        for last in sorted(held.values(), key=lambda pair: pair[0]):
+            taken += 1
+            yield _taken(*last, taken, settings, name)
+        for stream in streams:
+            expected = stream.frames if container.format.name.startswith(_COUNTED) else 1
+            if seen[stream.index] < max(expected, 1):
+                raise ImageError(
+                    f"{name} cannot be decoded: {seen[stream.index]} of {max(expected, 1)} frames of stream "
+                    f"{stream.index} came out."
+                )
+
+
+def _taken(index: int, frame: Any, taken: int, settings: DecodeSettings, name: str) -> tuple[int, Tensor]:
+    """Return the pixels ``[3, H, W]``, uint8, upright, transparent ones on white."""
+    if settings.max_frames is not None and taken > settings.max_frames:
+        raise ImageError(f"{name} has more than {settings.max_frames} frames to be looked at, which is the limit.")
+    _refuse_large(frame, settings, name)
+    if any(component.is_alpha for component in frame.format.components):
+        pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
+        alpha = pixels[..., 3:]
+        array = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    else:
+        array = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4  # how far it is to be turned, counterclockwise
+    return index, torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns))).movedim(-1, 0)
+
+
+def _refuse_large(sized: Any, settings: DecodeSettings, name: str) -> None:
+    if sized.width * sized.height > settings.max_pixels:
+        raise ImageError(
+            f"{name} has frames of {sized.width}x{sized.height}, more than {settings.max_pixels} pixels. "
+            "If you trust it, raise the limit."
+        )
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Make whatever PyAV raises an ``ImageError``."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) and not getattr(error, "errno", None):
+            raise  # the machine's, not what FFmpeg calls a frame over its limits
+        raise ImageError(f"{name} cannot be decoded as a video: {why(error)}") from error

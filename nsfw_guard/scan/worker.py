@@ -205,6 +205,9 @@ class Desk:
     def claim(self, entry: Entry) -> None:
         """Nothing is to be noted."""
 
+    def see(self, entry: Entry) -> None:
+        """Nothing is to be noted."""
+
     def result(self, sha256: str) -> Row | None:
         """Return a row of this content that was made not long ago."""
         return self._contents.get(sha256)

@@ -1,1 +1,24 @@
-"""The page about a scan: one HTML file that needs nothing else."""
+"""The page about a scan, ``nsfw-guard report``: one HTML file that needs nothing else, and what reviewers decide on it.
+
+``latest`` says which rows count, ``tally`` and ``folders`` count them, ``gallery`` picks what is shown, ``thumbnails``
+makes its pictures small, ``page`` puts the HTML together, and ``decisions`` reads what the page exports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decisions import Decision, read_decisions
+    from .write import Report, write_report
+
+__all__ = ["Decision", "Report", "read_decisions", "write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    # Resolved when they are used: the command line imports this package each time it starts.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import decisions, write
+
+    return getattr(write if hasattr(write, name) else decisions, name)

@@ -1,0 +1,208 @@
+"""Small copies of what is shown, made when the page is; what cannot be shown says why."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from PIL import Image, ImageOps, features
+
+from ...errors import one_line
+from ..entry import text_to_path
+from ..row import Row
+from ..sources import open_path
+from .folders import is_local
+from .gallery import Item
+
+SHORT, LONG = 160, 320
+MOST_BYTES = 6144
+# Of one encoded picture; a larger one is not worth the memory that it takes.
+_MOST_READ = 256 * 2**20
+_COPIES_TRIED = 3
+# Half of what a redacted picture has: on so small a copy, 16 still show what it was.
+_CELLS = 8
+# Counting a video's frames is exact, but decodes all of them.
+_MOST_COUNTED = 1000
+# Modified times go through files that keep them as decimal numbers.
+_SAME_TIME = 1e-3
+
+
+class Gone(Exception):
+    """What is there now is not what was scanned."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small copy, or why there is none.
+
+    Attributes:
+        data: Of an ``<img>``: a ``data:`` URI; ``None`` if there is no copy.
+        why: Why not, in a few words.
+    """
+
+    data: str | None = None
+    why: str = ""
+
+
+def thumbnails(
+    items: Sequence[Item], *, redacted: bool, workers: int, on_done: Callable[[int], None] | None = None
+) -> list[Thumbnail]:
+    """Make the small copies of what is shown, some at a time. Nothing that a file holds makes it fail.
+
+    Args:
+        items: What is shown.
+        redacted: Burn a blur in that shows nothing but the mean colours of 8 cells along the short side.
+        workers: How many at a time, at least 1.
+        on_done: Called with how many are made.
+
+    Returns:
+        One per item.
+    """
+    made: list[Thumbnail] = []
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="thumbnail")
+    try:
+        for one in pool.map(lambda item: thumbnail(item, redacted=redacted), items):
+            made.append(one)
+            if on_done is not None:
+                on_done(len(made))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return made
+
+
+def thumbnail(item: Item, *, redacted: bool) -> Thumbnail:
+    """Make the small copy of one content, of the first of its files that still has it."""
+    why = ""
+    for path in item.paths[:_COPIES_TRIED]:
+        try:
+            picture = _reduce(_frame(path, item.row))
+            return Thumbnail(_encode(_redact(picture, item.row) if redacted else picture))
+        except FileNotFoundError:
+            why = why or "the file is gone"
+        except Gone as error:
+            why = why or str(error)
+        except MemoryError:
+            why = why or "it does not fit into memory"
+        except Exception as error:  # on broken files decoders raise nearly anything
+            why = why or one_line(error, 120)
+    return Thumbnail(why=why or "it has no path")
+
+
+def _frame(path: str, row: Row) -> Image.Image:
+    """Decode the frame that decided."""
+    whole = row.kind != "video"
+    _refuse_changed(path, row, by_time=not (whole and row.sha256))
+    if not whole:
+        with open_path(path) as stream:
+            return _video_frame(stream, row.frame or 0)
+    with open_path(path) as stream:
+        data = stream.read(_MOST_READ + 1)
+    if len(data) > _MOST_READ:
+        raise Gone(f"larger than {_MOST_READ // 2**20} MiB")
+    if row.sha256 is not None and hashlib.sha256(data).hexdigest() != row.sha256:
+        raise Gone("the file has changed since the scan")
+    _know_heif()
+    picture = Image.open(io.BytesIO(data))
+    if row.frame:
+        picture.seek(row.frame)
+    elif picture.format == "JPEG":
+        picture.draft("RGB", (2 * SHORT, 2 * SHORT))  # decodes large ones reduced, some times faster
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _refuse_changed(path: str, row: Row, *, by_time: bool) -> None:
+    """Refuse a local file that is not what was scanned; where its content is hashed, its time does not matter."""
+    if not is_local(path):
+        return
+    now = os.stat(text_to_path(path))
+    if not stat.S_ISREG(now.st_mode):  # opening a pipe would wait for ever
+        raise Gone("it is no file any more")
+    moved = by_time and row.mtime is not None and abs(now.st_mtime - row.mtime) > _SAME_TIME
+    if (row.size is not None and now.st_size != row.size) or moved:
+        raise Gone("the file has changed since the scan")
+
+
+def _video_frame(stream: Any, index: int) -> Image.Image:
+    try:
+        import av
+    except ImportError as error:
+        raise Gone("frames of videos need PyAV: pip install 'nsfw-guard[scan]'") from error
+    with av.open(stream) as container:
+        for number, frame in _numbered(container, index):
+            if number >= index:
+                shown: Image.Image = frame.to_image().convert("RGB")
+                return shown
+    raise Gone(f"it has no frame {index}")
+
+
+def _numbered(container: Any, index: int) -> Iterator[tuple[int, Any]]:
+    """Yield frames with their index in the file: counted from the first one; far from it, told by their times."""
+    stream = container.streams.video[0]
+    rate = stream.average_rate
+    if index <= _MOST_COUNTED or not rate:
+        yield from enumerate(container.decode(stream))
+        return
+    start = stream.start_time or 0
+    container.seek(start + int(index / rate / stream.time_base), stream=stream)  # to the key frame before it
+    for frame in container.decode(stream):
+        if frame.pts is not None:
+            yield round((frame.pts - start) * stream.time_base * rate), frame
+
+
+def _reduce(picture: Image.Image) -> Image.Image:
+    """Make a picture small, RGB and on white, as the guard saw it; without anything that its file said besides."""
+    if picture.mode.startswith("I"):
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")  # 16-bit gray
+    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    width, height = picture.size
+    scale = min(1, SHORT / min(width, height), LONG / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    small = Image.new("RGB", size, "white")
+    small.paste(picture, mask=picture if picture.mode == "RGBA" else None)
+    return small
+
+
+def _redact(picture: Image.Image, row: Row) -> Image.Image:
+    import numpy as np
+    import torch
+
+    from ...redact import FILLED_REASONS, Redaction, fill, redact
+
+    pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255
+    hide = fill if row.reason in FILLED_REASONS else redact
+    shown = (hide(pixels, Redaction("blur", cells=_CELLS)).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
+    return Image.fromarray(shown.contiguous().numpy())
+
+
+def _encode(picture: Image.Image) -> str:
+    """Return a ``data:`` URI of at most 6 kB before its text coding; coarser, then smaller, until it fits."""
+    kind = "WEBP" if features.check("webp") else "JPEG"
+    while True:
+        for quality in (66, 50, 35, 20):
+            file = io.BytesIO()
+            picture.save(file, kind, quality=quality)
+            if file.tell() <= MOST_BYTES or max(picture.size) <= 32:
+                text = base64.b64encode(file.getvalue()).decode()
+                return f"data:image/{kind.lower()};base64,{text}"
+        width, height = (max(1, side * 3 // 4) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+@cache
+def _know_heif() -> None:
+    """Let Pillow read HEIC, if the extra that does is there."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
