@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,6 +173,20 @@ def test_rows_are_written_while_a_later_block_is_waited_for(demo, folder, tmp_pa
     actions = SimpleNamespace(on_rows=on_rows, on_flagged=None)
     scan(demo, folder, tmp_path / "out", actions=actions)
     assert len(on_disk) == 16
+
+
+def test_members_of_archives_are_looked_at_by_workers(demo, folder, tmp_path, session):
+    """Those of a zip and a tar are opened there; those of a compressed tar are sent along."""
+    for form in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(tmp_path / f"all-{form}"), form, folder)
+    archives = sorted(tmp_path.glob("all-*"))
+    assert len(archives) == 3
+    found = parse_sources([str(archive) for archive in archives])
+    mine = run_scan(demo, found, tmp_path / "out", ScanSettings(), ray=RaySettings(GUARD, workers=1))
+    again = parse_sources([str(archive) for archive in archives])
+    run_scan(demo, again, tmp_path / "local", ScanSettings(workers=2))
+    assert_same_rows(tmp_path / "out", tmp_path / "local")
+    assert mine.flagged == 3 * 4
 
 
 def test_a_file_in_two_sources_is_one_file(demo, folder, tmp_path, session):
