@@ -233,6 +233,7 @@ def test_without_ray_it_says_what_to_install(folder, tmp_path, monkeypatch):
 
 def test_how_many_workers_fit():
     pytest.importorskip("ray")
+
     def size(there, **settings):
         session = RaySession(RaySettings(GUARD, **settings))
         session._size(there)
