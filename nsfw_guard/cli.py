@@ -21,6 +21,7 @@ from rich.text import Text
 from . import __version__
 from .audit_command import audit, verify
 from .bench.command import bench
+from .console import default_device, quiet
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 from .generation.command import generate
@@ -78,7 +79,7 @@ def demo(
             raise SettingError(f"The demo needs diffusers: pip install 'nsfw-guard[diffusers]' ({error}).") from error
         from .guard import NsfwGuard
 
-        _quiet()
+        quiet()
         prompts = list(prompt or PROMPTS)
         guard = NsfwGuard("demo", policy=policy, redaction=redaction)
         out.mkdir(parents=True, exist_ok=True)
@@ -124,9 +125,9 @@ def check(
 
         from .guard import NsfwGuard
 
-        _quiet()
+        quiet()
         guard = NsfwGuard(
-            model, policy=policy, redaction=redaction, device=device or _device(), dtype=dtype, views=views
+            model, policy=policy, redaction=redaction, device=device or default_device(), dtype=dtype, views=views
         )
         if threshold is not None:
             guard.policy = replace(guard.policy, threshold=threshold)
@@ -264,21 +265,6 @@ def _said(verdict: Verdict) -> Text:
     if verdict.flagged:
         return Text(f"flagged ({verdict.reason})", style="bold red")
     return Text("passed", style="green")
-
-
-def _device() -> str | None:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else None
-
-
-def _quiet() -> None:
-    """Switch off the libraries' own progress bars: this process is ours."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    if "diffusers" in sys.modules:
-        sys.modules["diffusers"].utils.logging.disable_progress_bar()
 
 
 def _progress(visible: bool = True) -> Progress:

@@ -179,7 +179,7 @@ def test_download_hands_everything_on(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, None)])
 def test_a_gpu_is_taken_if_there_is_one(monkeypatch, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert cli._device() == expected
+    assert cli.default_device() == expected
 
 
 def test_a_model_with_an_unknown_label_says_how_to_map_it(tmp_path, pictures):

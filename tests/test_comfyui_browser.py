@@ -12,21 +12,12 @@ import urllib.request
 
 import pytest
 import torch
+from chromium import CHROMIUM, SWITCHES
 from comfyui_server import PACK, Server
 from PIL import Image
 
 from nsfw_guard.demo.shapes import draw
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EXAMPLES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
 EMPTY = {"version": 0.4, "nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0}
 TROUBLE = "[data-testid=error-overlay]:visible, [role=dialog]:visible, .p-dialog:visible"

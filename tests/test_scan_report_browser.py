@@ -9,20 +9,11 @@ import os
 import re
 
 import pytest
+from chromium import CHROMIUM, SWITCHES
 from scan_report_samples import failed, row, row_of, shapes, write_scan
 
 from nsfw_guard.scan.report import read_decisions, write_report
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = ["<img src=x onerror=alert(1)>.png", "</script><script>alert(2)</script>.png", "\u202egnp.exe", "a\nb\td"]
 
 pytestmark = pytest.mark.skipif(

@@ -9,8 +9,9 @@ from scan_report_samples import failed, row, write_scan
 
 from nsfw_guard import SettingError
 from nsfw_guard.scan.parts import FOLDER, write_part
+from nsfw_guard.scan.places import common as common_root
 from nsfw_guard.scan.report.describe import headline_of, percent
-from nsfw_guard.scan.report.folders import Folders, common_root, folder_of, name_of
+from nsfw_guard.scan.report.folders import Folders, folder_of, name_of
 from nsfw_guard.scan.report.gallery import PATHS_LISTED, Best
 from nsfw_guard.scan.report.latest import latest_rows
 from nsfw_guard.scan.report.manifest import read_manifest

@@ -250,3 +250,12 @@ def test_many_are_made_in_order_some_at_a_time(tmp_path):
     made = thumbnails([item_of(row) for row in rows], redacted=False, workers=3, on_done=done.append)
     assert [opened(one).width for one in made] == [8 + n for n in range(40)]
     assert done == list(range(1, 41))
+
+
+def test_heic_is_shown_and_pillow_is_left_as_it_is(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.heic"
+    heif.from_pillow(Image.new("RGB", (64, 64), BLUE)).save(path)
+    before = set(Image.OPEN)
+    assert near(small(row_of(path, 0.9)), (30, 30), BLUE)
+    assert not {name for name in set(Image.OPEN) - before if "HEI" in name}

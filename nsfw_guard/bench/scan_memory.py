@@ -26,7 +26,7 @@ GOAL = 1.10
 
 # The demo's model, which is quick: what grows with files grows with any model.
 _SCAN = """
-import contextlib, json, sys, threading, time
+import json, sys, time
 from pathlib import Path
 given = json.loads(sys.argv[1])
 import torch, transformers

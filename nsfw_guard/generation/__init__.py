@@ -3,8 +3,9 @@
 `Generation` runs prompts through any diffusers pipeline; `GuardedFolder` saves what a loop of one's own has made.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .entries import Made
@@ -30,20 +31,17 @@ __all__ = [
     "read_rows",
 ]
 
-_WHERE = {
-    "launch": ("Processes", "processes"),
-    "prompts": ("BadRow", "PromptRow", "read_rows"),
-    "run": ("Generation",),
-    "keep": ("GuardedFolder",),
-    "entries": ("Made",),
-    "settings": ("OnFlag",),
-    "folder": ("OutputError",),
-    "summary": ("Summary",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _WHERE.items():  # the command line reads its options without loading torch
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The command line reads its options without loading torch.
+__getattr__ = lazily(
+    __name__,
+    {
+        "launch": ("Processes", "processes"),
+        "prompts": ("BadRow", "PromptRow", "read_rows"),
+        "run": ("Generation",),
+        "keep": ("GuardedFolder",),
+        "entries": ("Made",),
+        "settings": ("OnFlag",),
+        "folder": ("OutputError",),
+        "summary": ("Summary",),
+    },
+)

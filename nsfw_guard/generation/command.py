@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..console import quiet
 from ..errors import GuardError, SettingError
 
 if TYPE_CHECKING:
@@ -182,12 +183,10 @@ def _load(pipeline: str, revision: str | None, dtype: str, device: str) -> tuple
     """Load a pipeline; return it and what it is called in metadata: never a path."""
     import diffusers
     import torch
-    import transformers
 
     from ..placement import parse_device, parse_dtype
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    quiet()
     place, kind = parse_device(device), parse_dtype(dtype)
     if pipeline == DEMO:
         from ..demo.generate import load_pipeline

@@ -3,8 +3,9 @@
 `run_scan` looks at every picture and video of some sources and writes a row about each; `read_rows` reads them.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .parts import read_rows
@@ -16,18 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "ScanSettings", "Sources", "Summary", "parse_sources", "read_rows", "run_scan"]
 
-_WHERE = {
-    "parts": ("read_rows",),
-    "row": ("Row",),
-    "run": ("run_scan",),
-    "settings": ("ScanSettings",),
-    "sources": ("Sources", "parse_sources"),
-    "summary": ("Summary",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _WHERE.items():  # the command line reads its options without loading torch
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The command line reads its options without loading torch.
+__getattr__ = lazily(
+    __name__,
+    {
+        "parts": ("read_rows",),
+        "row": ("Row",),
+        "run": ("run_scan",),
+        "settings": ("ScanSettings",),
+        "sources": ("Sources", "parse_sources"),
+        "summary": ("Summary",),
+    },
+)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
-from ..files import sync_folder
+from ..files import sync_file, sync_folder
 from ..images import read_images
 from ..redact import Redaction, redact_flagged
 from ..saving import format_of, save_picture
@@ -23,7 +23,7 @@ from ..verdict import Level, Verdict
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
 from .glob import fixed_part, has_magic
-from .kinds import looks_like_video
+from .kinds import HEAD, looks_like_video
 from .row import Row
 from .sources import Sources, is_local_file
 
@@ -158,8 +158,7 @@ class Actions:
             else:
                 with entry.open() as source, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    sync_file(file)
                 if local:
                     shutil.copystat(path, temporary)
             self._place(temporary, target, entry)
@@ -183,7 +182,7 @@ class Actions:
     def _redact(self, entry: Entry, temporary: Path, name: str) -> None:
         with entry.open() as source:
             data = source.read()
-        if looks_like_video(data[:4096], entry.path):
+        if looks_like_video(data[:HEAD], entry.path):
             raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
         batch = read_images([data])
         # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
@@ -191,8 +190,7 @@ class Actions:
         (picture,) = batch.replace(redact_flagged(batch, [verdict], self._redaction))
         with temporary.open("wb") as file:
             save_picture(picture, file, format_of(name))
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
 
     def _say(self, entry: Entry, target: Path) -> None:
         """Write down where a file goes, before it goes."""
@@ -201,8 +199,7 @@ class Actions:
         line = {"time": now(), "action": self.kind, "path": entry.path, "to": path_to_text(str(target))}
         with self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
+            sync_file(log)
 
 
 def _mark(entry: Entry) -> str:

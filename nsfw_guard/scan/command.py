@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..console import default_device, quiet
 from ..errors import SettingError
 
 if TYPE_CHECKING:
@@ -162,7 +163,11 @@ def scan(
         engine, {**loaded, "device": device},
         address=address, workers=actors, cpus=cpus_per_actor, gpus=gpus_per_actor,
     )  # fmt: skip
-    guard = NsfwGuard(**loaded, policy=policy, device="cpu" if ray else device or _device(runtime))
+    if ray:
+        device = "cpu"
+    elif runtime != "onnx":  # which knows where it runs
+        device = device or default_device()
+    guard = NsfwGuard(**loaded, policy=policy, device=device)
     if threshold is not None:
         guard.policy = replace(guard.policy, threshold=threshold)
     with _progress() as progress:
@@ -322,19 +327,12 @@ def _ray(engine: str, guard: dict[str, Any], **given: Any) -> RaySettings | None
     return None
 
 
-def _device(runtime: str) -> str | None:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() and runtime != "onnx" else None
-
-
 def _settle(max_pixels: int) -> None:
     """Switch off the libraries' own progress bars and limits: this process is ours, and the scan has its own."""
     import warnings
 
-    import transformers
     from PIL import Image
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)

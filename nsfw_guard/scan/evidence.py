@@ -74,7 +74,7 @@ class Decider:
         self.model, self.preprocessing = model, preprocessing
         self._policy = json.dumps(self.policy.to_dict(), sort_keys=True)
 
-    def row(self, path: str, evidence: Evidence | None, *, error: str | None = None, **known: object) -> Row:
+    def row(self, path: str, evidence: Evidence, *, error: str | None = None, **known: object) -> Row:
         """Return the row of a file: decided, or with its error.
 
         Args:
@@ -85,7 +85,7 @@ class Decider:
         """
         row = Row(path, model=self.model, preprocessing=self.preprocessing, scanned=now(), **known)  # type: ignore[arg-type]
         failed = replace(row, error=error or "holds no frame", policy=self._policy)
-        if evidence is None or not evidence.frames:
+        if not evidence.frames:
             return failed
         looked_at = evidence.looked_at()
         single = len(looked_at) == 1 and evidence.problem is None

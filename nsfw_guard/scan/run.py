@@ -12,7 +12,6 @@ from ..identity import model_identity
 from .actions import Actions
 from .engine import Scan
 from .evidence import Decider, now
-from .parts import read_manifest
 from .settings import ScanSettings
 from .sources import Sources
 from .store import Store
@@ -77,7 +76,7 @@ def run_scan(
         redecide=decider.again,
         retry_errors=settings.retry_errors,
     )
-    before = read_manifest(store.out, missing_ok=True)
+    before = store.manifest
     manifest: dict[str, Any] = {
         "created": before.get("created", now()),
         "updated": now(),

@@ -48,6 +48,11 @@ class Store:
         redecide: Gives a row of this model and preprocessing that was decided by another policy the present one's.
         retry_errors: Whether files that could not be decoded are tried again. Those that could not be read always are.
 
+    Attributes:
+        out: The folder.
+        manifest: What the last scan wrote about itself; empty if there was none.
+        index: What is known of the rows.
+
     Raises:
         SettingError: Another scan has it open, or it holds something else than a scan of this format.
         OSError: It cannot be written.
@@ -75,7 +80,7 @@ class Store:
         out.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(out, "scan")
         try:
-            read_manifest(out, missing_ok=True)
+            self.manifest = read_manifest(out, missing_ok=True)
             (out / FOLDER).mkdir(exist_ok=True)
             parts = part_files(out)
             if other := [part for part in parts if part.suffix != self._suffix]:

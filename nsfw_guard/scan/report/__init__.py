@@ -6,7 +6,9 @@ makes its pictures small, ``page`` puts the HTML together, and ``decisions`` rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ...lazy import lazily
 
 if TYPE_CHECKING:
     from .decisions import Decision, read_decisions
@@ -14,11 +16,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Decision", "Report", "read_decisions", "write_report"]
 
-
-def __getattr__(name: str) -> Any:
-    # Resolved when they are used: the command line imports this package each time it starts.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import decisions, write
-
-    return getattr(write if hasattr(write, name) else decisions, name)
+# The command line imports this package each time it starts.
+__getattr__ = lazily(__name__, {"decisions": ("Decision", "read_decisions"), "write": ("Report", "write_report")})

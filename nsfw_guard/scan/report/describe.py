@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ... import __version__
+from ..places import common
 from ..row import Row
-from .folders import Folders, common_root, name_of
+from .folders import Folders, name_of
 from .gallery import Item
 from .manifest import Manifest, finite, probability
 from .tally import Tally
@@ -53,7 +54,7 @@ def describe(
     """
     summary = manifest.summary or {}
     folders = tally.folders
-    root = common_root([folder for folder in folders.counts if folder])
+    root = common([folder for folder in folders.counts if folder])
     worst = [[name_of(folder), *counts] for folder, counts in folders.worst(FOLDERS_SHOWN)]
     threshold = manifest.threshold if manifest.threshold is not None else tally.threshold
     entries = [

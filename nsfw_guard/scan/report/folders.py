@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 
 from ..entry import text_to_path
+from ..places import is_local_file
 
 # A counter is some hundred bytes: this many are some megabytes.
 MOST = 20_000
@@ -17,18 +18,13 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 Folder = tuple[str, ...]
 
 
-def is_local(path: str) -> bool:
-    """Whether a row's path is a file of this machine, and not a URL or a member of something."""
-    return _URL.match(path) is None
-
-
 def folder_of(path: str) -> Folder:
     """Return the folder that a file is in, from the outside in; an archive or a table is a folder too.
 
     ``/data/a.jpg`` is in ``("", "data")``, ``s3://bucket/x/a.jpg`` in ``("s3://bucket", "x")`` and
     ``zip://x/a.jpg::/data/z.zip`` in ``("", "data", "z.zip", "x")``.
     """
-    if is_local(path):
+    if is_local_file(path):
         slash = max(path.rfind("/"), path.rfind("\\") if _DRIVE.match(path) else -1)
         return _split(path[:slash]) if slash >= 0 else ()
     inner, chained, outer = path.partition("::")
@@ -44,17 +40,6 @@ def folder_of(path: str) -> Folder:
 def name_of(folder: Folder) -> str:
     """Return a folder as text."""
     return "/".join(folder) or ("/" if folder else ".")
-
-
-def common_root(folders: list[Folder]) -> Folder:
-    """Return the longest beginning that all folders share."""
-    if not folders:
-        return ()
-    low, high = min(folders), max(folders)
-    shared = 0
-    while shared < min(len(low), len(high)) and low[shared] == high[shared]:
-        shared += 1
-    return low[:shared]
 
 
 class Folders:

@@ -10,16 +10,14 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
 from ...errors import one_line
 from ..entry import text_to_path
 from ..row import Row
-from ..sources import open_path
-from .folders import is_local
+from ..sources import is_local_file, open_path
 from .gallery import Item
 
 SHORT, LONG = 160, 320
@@ -92,7 +90,7 @@ def thumbnail(item: Item, *, redacted: bool) -> Thumbnail:
         except MemoryError:
             why = why or "it does not fit into memory"
         except Exception as error:  # on broken files decoders raise nearly anything
-            why = why or one_line(error, 120)
+            why = why or one_line(error, 120).lstrip(" :")
     return Thumbnail(why=why or "it has no path")
 
 
@@ -109,19 +107,24 @@ def _frame(path: str, row: Row) -> Image.Image:
         raise Gone(f"larger than {_MOST_READ // 2**20} MiB")
     if row.sha256 is not None and hashlib.sha256(data).hexdigest() != row.sha256:
         raise Gone("the file has changed since the scan")
-    _know_heif()
-    picture = Image.open(io.BytesIO(data))
-    if row.frame:
-        picture.seek(row.frame)
-    elif picture.format == "JPEG":
-        picture.draft("RGB", (2 * SHORT, 2 * SHORT))  # decodes large ones reduced, some times faster
-    picture.load()
-    return ImageOps.exif_transpose(picture)
+    return _picture(data, row.frame or 0)
+
+
+def _picture(data: bytes, index: int) -> Image.Image:
+    """Decode a frame as the scan did: upright, on white; a JPEG no larger than is needed here."""
+    from ..decode import DecodeSettings, decode  # with torch, which a page without pictures does not need
+
+    settings = DecodeSettings(size=SHORT, every=max(1, index), max_pixels=2 * DecodeSettings.max_pixels)
+    for number, pixels in decode(io.BytesIO(data), settings, name="").frames():
+        if number == index:
+            levels = pixels if pixels.dtype.itemsize == 1 else (pixels * 255).round().byte()
+            return Image.fromarray(levels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy())
+    raise Gone(f"it has no frame {index}")
 
 
 def _refuse_changed(path: str, row: Row, *, by_time: bool) -> None:
     """Refuse a local file that is not what was scanned; where its content is hashed, its time does not matter."""
-    if not is_local(path):
+    if not is_local_file(path):
         return
     now = os.stat(text_to_path(path))
     if not stat.S_ISREG(now.st_mode):  # opening a pipe would wait for ever
@@ -159,17 +162,11 @@ def _numbered(container: Any, index: int) -> Iterator[tuple[int, Any]]:
 
 
 def _reduce(picture: Image.Image) -> Image.Image:
-    """Make a picture small, RGB and on white, as the guard saw it; without anything that its file said besides."""
-    if picture.mode.startswith("I"):
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")  # 16-bit gray
-    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    """Make a picture small."""
     width, height = picture.size
     scale = min(1, SHORT / min(width, height), LONG / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    small = Image.new("RGB", size, "white")
-    small.paste(picture, mask=picture if picture.mode == "RGBA" else None)
-    return small
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _redact(picture: Image.Image, row: Row) -> Image.Image:
@@ -196,13 +193,3 @@ def _encode(picture: Image.Image) -> str:
                 return f"data:image/{kind.lower()};base64,{text}"
         width, height = (max(1, side * 3 // 4) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-
-
-@cache
-def _know_heif() -> None:
-    """Let Pillow read HEIC, if the extra that does is there."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return
-    register_heif_opener()
