@@ -133,11 +133,19 @@ def _rows_of(part: Path) -> Iterator[Row]:
             yield from map(Row.from_record, batch.to_pylist())
     elif part.suffix == ".jsonl":
         with part.open(encoding="utf-8") as lines:
-            yield from (Row.from_record(json.loads(line)) for line in lines)
+            yield from (Row.from_record(json.loads(line)) for line in _ended(lines))
     else:
         csv.field_size_limit(_LONGEST_FIELD)  # of the process; the module's own is a paranoid 128 kB
-        with part.open(encoding="utf-8", newline="") as file:
-            yield from (Row.from_record(_typed(record)) for record in csv.DictReader(file))
+        with part.open(encoding="utf-8", newline="") as lines:
+            yield from (Row.from_record(_typed(record)) for record in csv.DictReader(_ended(lines), strict=True))
+
+
+def _ended(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines that all have an end: a last one without it can be read in part, as a number with fewer digits."""
+    for line in lines:
+        if not line.endswith("\n"):
+            raise ValueError("its last line has no end")
+        yield line
 
 
 def paths_in(part: Path) -> Iterator[str]:
