@@ -21,6 +21,7 @@ from .frames import Frames
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB")
 # Formats in which several frames are one picture; of others (MPO) only the first is what people see.
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 class Picture:
@@ -88,7 +89,8 @@ class Picture:
     def stored(self, start: int, stop: int) -> Frames:
         """Decode frames; see ``ImageBatch.stored``."""
         with reading(self._name, "decoded"):
-            frames = torch.stack([_to_tensor(self._frame(index), self._name) for index in range(start, stop)])
+            each = [_to_tensor(self._frame(index), self._name)[None] for index in range(start, stop)]
+            frames = each[0] if len(each) == 1 else torch.cat(each)
         return Frames(frames, scale=255 if frames.dtype == torch.uint8 else 1)
 
     def refuse(self, low: float, high: float, name: str) -> None:
@@ -123,13 +125,13 @@ class Picture:
         with reading(self._name, "decoded"):
             if len(self.owners) == 1:
                 picture.load()
-                return ImageOps.exif_transpose(picture)
+                return _upright(picture)
             # Forward only: going back decodes from the start again, which some of Pillow's readers cannot do in place.
             if self._reader is None or self._reader.tell() > index:
                 self._reader = self._opener(io.BytesIO(self._data))
             self._reader.seek(index)
             refuse_bomb(self._reader, self._name, self._max_pixels)
-            return ImageOps.exif_transpose(self._reader.copy())
+            return _upright(self._reader.copy())
 
 
 @contextmanager
@@ -179,6 +181,20 @@ def _put(pixels: Tensor, frame: Image.Image) -> Image.Image:
     return picture.convert(frame.mode) if frame.mode in _HOLDING_MODES else picture
 
 
+def pixels_of(picture: Image.Image, name: str) -> Tensor:
+    """Decode the frame at which a picture is, upright: ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1].
+
+    Raises:
+        ImageError: 16-bit gray with values outside its range.
+    """
+    return _to_tensor(_upright(picture), name)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF says; one that says nothing is handed on, not copied."""
+    return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
+
+
 def _to_tensor(picture: Image.Image, name: str) -> Tensor:
     """Decode an upright frame to ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1], composited on white."""
     if picture.mode.startswith("I"):
@@ -191,5 +207,5 @@ def _to_tensor(picture: Image.Image, name: str) -> Tensor:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    array = np.array(picture.convert("RGB"))
+    array = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     return torch.from_numpy(array).movedim(-1, 0)

@@ -115,7 +115,7 @@ def test_of_an_animation_the_frame_that_decided_is_shown(tmp_path, kind):
 @pytest.mark.parametrize("counted", [1000, 3])
 def test_of_a_video_the_frame_that_decided_is_shown(tmp_path, monkeypatch, counted):
     av = pytest.importorskip("av")
-    monkeypatch.setattr(module, "_MOST_COUNTED", counted)
+    monkeypatch.setattr("nsfw_guard.scan.video._MOST_COUNTED", counted)
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -129,9 +129,50 @@ def test_of_a_video_the_frame_that_decided_is_shown(tmp_path, monkeypatch, count
     assert near(small(row), (30, 30), BLUE)
     assert near(small(dataclasses.replace(row, frame=16)), (30, 30), RED)
     assert near(small(dataclasses.replace(row, frame=18)), (30, 30), RED)
-    assert said(dataclasses.replace(row, frame=99)) == "it has no frame 99"
+    assert said(dataclasses.replace(row, frame=99)) == "has no frame 99."
     os.utime(path, (1, 1))  # its content is not hashed again
     assert said(row) == "the file has changed since the scan"
+
+
+def test_frames_of_videos_are_those_that_the_scan_counted(tmp_path):
+    """A phone's film is turned upright; of several streams, covers included, the frames count together."""
+    av = pytest.importorskip("av")
+    from nsfw_guard.scan.decode import DecodeSettings, decode
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        if not hasattr(streams[0], "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a rotation")
+        for stream in streams:
+            stream.width, stream.height = 64, 48
+            stream.set_display_rotation(90)
+        for stream, colour in zip(streams, (RED, BLUE), strict=True):
+            pixels = np.full((48, 64, 3), 255, np.uint8)
+            pixels[:, :32] = colour
+            for _ in range(2):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    row = dataclasses.replace(row_of(path, 0.9), kind="video")
+    seen = dict(decode(io.BytesIO(path.read_bytes()), DecodeSettings(), name="").frames())
+    assert sorted(seen) == [0, 1, 2, 3]
+    colours = set()
+    for index, pixels in seen.items():
+        shown = small(dataclasses.replace(row, frame=index))
+        assert shown.size == (48, 64)
+        off = np.abs(np.asarray(shown.convert("RGB"), int) - pixels.movedim(0, -1).numpy())
+        assert off.mean() < 8
+        assert near(shown, (24, 4), (255, 255, 255))
+        colours |= {colour for colour in (RED, BLUE) if near(shown, (24, 50), colour)}
+    assert colours == {RED, BLUE}
+
+
+def test_a_playlist_in_a_videos_place_is_not_followed(tmp_path):
+    pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    path.write_text("#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n")
+    why = said(dataclasses.replace(row_of(path, 0.9), kind="video"))
+    assert why.startswith("cannot be decoded as a video: Invalid data")
 
 
 def test_without_pyav_a_video_says_so(tmp_path, monkeypatch):
@@ -139,7 +180,7 @@ def test_without_pyav_a_video_says_so(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"video")
     assert said(dataclasses.replace(row_of(path, 0.9), kind="video")) == (
-        "frames of videos need PyAV: pip install 'nsfw-guard[scan]'"
+        "videos need PyAV: pip install 'nsfw-guard[scan]'"
     )
 
 

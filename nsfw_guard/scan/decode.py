@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ImageError, SettingError
-from ..pictures import Picture, reading, refuse_bomb
+from ..pictures import ORIENTATION, Picture, pixels_of, reading, refuse_bomb
 from .kinds import HEAD, looks_like_video
 
 # Kinds that Pillow opens and that are not decoded here: EPS is a program that Ghostscript would run, of the others
@@ -22,7 +22,6 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _FILM_BRANDS = (b"avis", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
 # EXIF orientations that turn a picture by a quarter.
 _TURNED = (5, 6, 7, 8)
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,9 @@ def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[
         return None
     with reading(name, "decoded"):
         picture.draft(None, (edge, edge))
-        picture.load()
-        turned = picture.getexif().get(_ORIENTATION) in _TURNED
-        small = Picture(picture.copy(), name)  # one frame, also of an MPO
-    return _pixels(small, 0), (height, width) if turned else (width, height)
+        pixels = pixels_of(picture, name)
+        turned = picture.getexif().get(ORIENTATION) in _TURNED
+    return pixels, (height, width) if turned else (width, height)
 
 
 def _holds_film(data: bytes) -> bool:

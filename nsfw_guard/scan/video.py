@@ -31,6 +31,8 @@ _OPTIONS = {
 }
 # Of these the number of frames is written down; of others it is a guess, or not there.
 _COUNTED = "mov"
+# Counting frames up to one is exact, but decodes all of them.
+_MOST_COUNTED = 1000
 
 
 def is_video(file: BinaryIO) -> bool:
@@ -54,19 +56,7 @@ def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Deco
     """
     from .decode import Decoded
 
-    try:
-        import av
-    except ImportError as error:
-        raise ImageError(f"{name}: videos need PyAV: pip install 'nsfw-guard[scan]'") from error
-    with _reading(name):
-        fault = container_fault(file)
-        if fault is not None:
-            raise ImageError(f"{name} is a video that {fault}.")
-        file.seek(0)
-        container = av.open(file, mode="r", options=_OPTIONS)
-        if not container.streams.video:
-            container.close()
-            raise ImageError(f"{name} holds no video.")
+    container = _opened(file, settings, name)
     frames = _frames(container, settings, name)
     first = next(frames, None)
     if first is None:
@@ -80,34 +70,92 @@ def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Deco
     return Decoded("video", width, height, all_frames())
 
 
+def video_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: str) -> Tensor:
+    """Return one frame of a video: the pixels ``[3, H, W]``, uint8, upright.
+
+    Args:
+        file: As for ``decode_video``.
+        index: As ``decode_video`` counts. Far from the start of a video of one stream it is told by the frames' times.
+        settings: Its limits count.
+        name: What errors call it.
+
+    Raises:
+        ImageError: As ``decode_video``; or it has no such frame.
+    """
+    with _opened(file, settings, name) as container, _reading(name):
+        for number, frame in _numbered(container, index, name):
+            if number >= index:
+                return _taken(index, frame, 1, settings, name)[1]
+    raise ImageError(f"{name} has no frame {index}.")
+
+
+def _numbered(container: Any, index: int, name: str) -> Iterator[tuple[int, Any]]:
+    """Yield frames with their indices, from the start, or from the key frame before a far one."""
+    first, *others = container.streams.video
+    if index <= _MOST_COUNTED or others or not first.average_rate:
+        yield from ((number, frame) for number, _, frame in _in_order(container, name))
+        return
+    start = first.start_time or 0
+    container.seek(start + int(index / first.average_rate / first.time_base), stream=first)
+    for frame in container.decode(first):
+        if frame.pts is not None:
+            yield round((frame.pts - start) * first.time_base * first.average_rate), frame
+
+
+def _opened(file: BinaryIO, settings: DecodeSettings, name: str) -> Any:
+    """Open a container that is whole and holds pictures within the limits."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImageError(f"{name}: videos need PyAV: pip install 'nsfw-guard[scan]'") from error
+    with _reading(name):
+        fault = container_fault(file)
+        if fault is not None:
+            raise ImageError(f"{name} is a video that {fault}.")
+        file.seek(0)
+        container = av.open(file, mode="r", options=_OPTIONS)
+        try:
+            if not container.streams.video:
+                raise ImageError(f"{name} holds no video.")
+            for stream in container.streams.video:
+                _refuse_large(stream, settings, name)
+                # FFmpeg's own limit, for sizes that change on the way; it counts padding, too.
+                stream.codec_context.options = {"max_pixels": str(2 * settings.max_pixels + 2**16)}
+        except BaseException:
+            container.close()
+            raise
+    return container
+
+
+def _in_order(container: Any, name: str) -> Iterator[tuple[int, int, Any]]:
+    """Yield the index, the stream's index and the frame of all frames, in the order in the file."""
+    index = 0
+    for packet in container.demux(container.streams.video):
+        if packet.is_corrupt:
+            raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
+            yield index, packet.stream.index, frame
+            index += 1
+
+
 def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Tensor]]:
     """Yield the frames that are to be looked at, and their indices; the last one of a stream is always one of them."""
     seen: Counter[int] = Counter()
     held: dict[int, tuple[int, Any]] = {}
-    index = taken = 0
+    taken = 0
     with container, _reading(name):
-        streams = container.streams.video
-        for stream in streams:
-            _refuse_large(stream, settings, name)
-            # FFmpeg's own limit, for sizes that change on the way; it counts padding, too.
-            stream.codec_context.options = {"max_pixels": str(2 * settings.max_pixels + 2**16)}
-        for packet in container.demux(streams):
-            if packet.is_corrupt:
-                raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
-                stream = packet.stream.index
-                held[stream] = index, frame
-                if seen[stream] % settings.every == 0:
-                    taken += 1
-                    yield _taken(*held.pop(stream), taken, settings, name)
-                seen[stream] += 1
-                index += 1
+        for index, stream, frame in _in_order(container, name):
+            held[stream] = index, frame
+            if seen[stream] % settings.every == 0:
+                taken += 1
+                yield _taken(*held.pop(stream), taken, settings, name)
+            seen[stream] += 1
         for last in sorted(held.values(), key=lambda pair: pair[0]):
             taken += 1
             yield _taken(*last, taken, settings, name)
-        for stream in streams:
+        for stream in container.streams.video:
             expected = stream.frames if container.format.name.startswith(_COUNTED) else 1
             if seen[stream.index] < max(expected, 1):
                 raise ImageError(

@@ -7,10 +7,10 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
@@ -20,6 +20,9 @@ from ..row import Row
 from ..sources import is_local_file, open_path
 from .gallery import Item
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SHORT, LONG = 160, 320
 MOST_BYTES = 6144
 # Of one encoded picture; a larger one is not worth the memory that it takes.
@@ -27,8 +30,6 @@ _MOST_READ = 256 * 2**20
 _COPIES_TRIED = 3
 # Half of what a redacted picture has: on so small a copy, 16 still show what it was.
 _CELLS = 8
-# Counting a video's frames is exact, but decodes all of them.
-_MOST_COUNTED = 1000
 # Modified times go through files that keep them as decimal numbers.
 _SAME_TIME = 1e-3
 
@@ -95,31 +96,34 @@ def thumbnail(item: Item, *, redacted: bool) -> Thumbnail:
 
 
 def _frame(path: str, row: Row) -> Image.Image:
-    """Decode the frame that decided."""
+    """Decode the frame that decided, as the scan did: upright, on white; a JPEG no larger than is needed here."""
+    from ..decode import DecodeSettings, decode  # with torch, which a page without pictures does not need
+    from ..video import video_frame
+
+    index = row.frame or 0
+    settings = DecodeSettings(size=SHORT, max_pixels=2 * DecodeSettings.max_pixels)  # the scan's may have been raised
     whole = row.kind != "video"
     _refuse_changed(path, row, by_time=not (whole and row.sha256))
     if not whole:
         with open_path(path) as stream:
-            return _video_frame(stream, row.frame or 0)
+            return _shown(video_frame(stream, index, settings, name=""))
     with open_path(path) as stream:
         data = stream.read(_MOST_READ + 1)
     if len(data) > _MOST_READ:
         raise Gone(f"larger than {_MOST_READ // 2**20} MiB")
     if row.sha256 is not None and hashlib.sha256(data).hexdigest() != row.sha256:
         raise Gone("the file has changed since the scan")
-    return _picture(data, row.frame or 0)
+    # Those between need not be looked at, but where a film follows a still: it is counted from behind that.
+    for every in dict.fromkeys((max(1, index), 1)):
+        for number, pixels in decode(io.BytesIO(data), replace(settings, every=every), name="").frames():
+            if number == index:
+                return _shown(pixels)
+    raise Gone(f"has no frame {index}.")
 
 
-def _picture(data: bytes, index: int) -> Image.Image:
-    """Decode a frame as the scan did: upright, on white; a JPEG no larger than is needed here."""
-    from ..decode import DecodeSettings, decode  # with torch, which a page without pictures does not need
-
-    settings = DecodeSettings(size=SHORT, every=max(1, index), max_pixels=2 * DecodeSettings.max_pixels)
-    for number, pixels in decode(io.BytesIO(data), settings, name="").frames():
-        if number == index:
-            levels = pixels if pixels.dtype.itemsize == 1 else (pixels * 255).round().byte()
-            return Image.fromarray(levels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy())
-    raise Gone(f"it has no frame {index}")
+def _shown(pixels: Tensor) -> Image.Image:
+    levels = pixels if pixels.dtype.itemsize == 1 else (pixels * 255).round().byte()
+    return Image.fromarray(levels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy())
 
 
 def _refuse_changed(path: str, row: Row, *, by_time: bool) -> None:
@@ -132,33 +136,6 @@ def _refuse_changed(path: str, row: Row, *, by_time: bool) -> None:
     moved = by_time and row.mtime is not None and abs(now.st_mtime - row.mtime) > _SAME_TIME
     if (row.size is not None and now.st_size != row.size) or moved:
         raise Gone("the file has changed since the scan")
-
-
-def _video_frame(stream: Any, index: int) -> Image.Image:
-    try:
-        import av
-    except ImportError as error:
-        raise Gone("frames of videos need PyAV: pip install 'nsfw-guard[scan]'") from error
-    with av.open(stream) as container:
-        for number, frame in _numbered(container, index):
-            if number >= index:
-                shown: Image.Image = frame.to_image().convert("RGB")
-                return shown
-    raise Gone(f"it has no frame {index}")
-
-
-def _numbered(container: Any, index: int) -> Iterator[tuple[int, Any]]:
-    """Yield frames with their index in the file: counted from the first one; far from it, told by their times."""
-    stream = container.streams.video[0]
-    rate = stream.average_rate
-    if index <= _MOST_COUNTED or not rate:
-        yield from enumerate(container.decode(stream))
-        return
-    start = stream.start_time or 0
-    container.seek(start + int(index / rate / stream.time_base), stream=stream)  # to the key frame before it
-    for frame in container.decode(stream):
-        if frame.pts is not None:
-            yield round((frame.pts - start) * stream.time_base * rate), frame
 
 
 def _reduce(picture: Image.Image) -> Image.Image:
