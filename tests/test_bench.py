@@ -699,7 +699,7 @@ def test_json_on_standard_output_is_alone_there(tiny_bench):
         (["memory", "--batch", "3"], "--images instead of --batch"),
         (["memory", "--images", "0"], "images is 0"),
         (["startup", "--size", "64x64"], "looks at no image"),
-        (["generate", "--batch", "1", "--batch", "2"], "takes one --model, --size and --batch"),
+        (["generate", "--batch", "1", "--batch", "2"], "takes one --model, --size, --batch, --dtype and"),
         (["generate", "--redaction", "none"], 'redaction is "none"'),
     ],
 )
@@ -844,6 +844,18 @@ def test_bench_scan_compares_with_its_halves_and_a_plain_loop(tiny_folder):
     assert "scan ÷ plain loop" in text
 
 
+def test_bench_scan_compares_dtypes_and_runtimes(tiny_folder):
+    choices = [*("--dtype", "float32", "--dtype", "bfloat16"), *("--runtime", "auto", "--runtime", "torch")]
+    result = run(
+        "bench", "scan", "--model", tiny_folder, "--images", "2", "--size", "96x64", "--rounds", "1", *choices,
+        "--json", "-",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    name = pathlib.Path(tiny_folder).name
+    expected = [f"{name} {dtype}{runtime}" for runtime in ("", " torch") for dtype in ("float32", "bfloat16")]
+    assert [model["model"] for model in json.loads(result.stdout)["models"]] == expected
+
+
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_bench_scan_memory_counts_both_scans(monkeypatch):
     from nsfw_guard.bench import scan_memory
@@ -861,7 +873,11 @@ def test_bench_scan_memory_counts_both_scans(monkeypatch):
     ("arguments", "words"),
     [
         (["scan", "--batch", "4"], "leave out --batch"),
+        (["scan", "--size", "64x64", "--size", "96x64"], "files of one --size"),
         (["scan-memory", "--model", "marqo"], "takes --images and --threads only"),
+        (["scan-memory", "--dtype", "float32"], "takes --images and --threads only"),
+        (["startup", "--runtime", "torch"], "leave out --size, --batch, --runtime and --peer"),
+        (["generate", "--runtime", "torch", "--runtime", "auto"], "takes one --model, --size, --batch, --dtype and"),
         (["scan-memory", "--images", "10"], "expected more than 1000"),
     ],
 )

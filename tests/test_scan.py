@@ -812,6 +812,127 @@ def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever()
         assert len(queue.take(8, 0.01) or []) == 1
 
 
+def frame_items(count):
+    from nsfw_guard.scan.entry import Entry
+    from nsfw_guard.scan.work import Item, Job
+
+    return [Item(Job(Entry("/x")), index, torch.zeros(3, 2, 2)) for index in range(count)]
+
+
+def in_thread(call):
+    """Start a call; return a function that waits for it, and its thread."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+
+    def result():
+        thread.join(60)
+        assert not thread.is_alive()
+        return found[0]
+
+    return result, thread
+
+
+def test_in_turn_producers_wait_while_the_model_works():
+    from nsfw_guard.scan.work import Queue
+
+    queue = Queue(10**6, 100, producers=1, in_turn=True)
+    first, second, third, fourth = frame_items(4)
+    queue.put(first)
+    taking, thread = in_thread(lambda: queue.take(2, 1e6))
+    thread.join(0.2)
+    assert thread.is_alive()  # one of two
+    queue.put(second)
+    assert taking() == [first, second]
+    putting, thread = in_thread(lambda: queue.put(third))
+    thread.join(0.2)
+    assert thread.is_alive()  # it is the model's turn
+    assert queue.take(1, 1e6) == [third]
+    putting()
+    assert queue.take(1, 0) == []  # nor for ever, if there is nothing
+    queue.put(fourth)
+    queue.done()
+    assert queue.take(2, 1e6) == [fourth]
+    assert queue.take(2, 1e6) is None
+
+
+def test_in_turn_does_not_wait_for_a_batch_that_has_no_room():
+    from nsfw_guard.scan.work import Queue
+
+    one, other = frame_items(2)
+    queue = Queue(one.nbytes, 100, producers=1, in_turn=True)
+    queue.put(one)
+    putting, _ = in_thread(lambda: queue.put(other))
+    taking, _ = in_thread(lambda: queue.take(2, 1e6))
+    assert taking() == [one]
+    assert queue.take(1, 1e6) == [other]
+    putting()
+
+
+def test_producers_that_are_slower_than_the_model_need_not_wait_for_it():
+    from nsfw_guard.scan.work import Queue
+
+    queue = Queue(10**6, 100, producers=1, in_turn=True)
+    first, second, *more = frame_items(5)
+    queue.put(first)
+    assert queue.take(1, 1e6) == [first]
+    taking, thread = in_thread(lambda: queue.take(1, 1e6))  # at once: the model took no time
+    thread.join(0.2)
+    queue.put(second)
+    assert taking() == [second]
+    putting, _ = in_thread(lambda: [queue.put(item) for item in more])
+    putting()  # would wait
+    assert queue.take(8, 1e6) == more
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+@pytest.mark.parametrize(("limit", "most"), [(10**6, 64), (30, 64), (10**6, 3)])
+def test_whatever_is_put_in_comes_out_once_and_in_order(in_turn, limit, most):
+    from nsfw_guard.scan.work import Item, Queue
+
+    queue = Queue(limit, most, producers=3, in_turn=in_turn)
+    given = [frame_items(40) for _ in range(3)]
+    for items in given:
+        items[::5] = [Item(item.job) for item in items[::5]]  # ends of files
+
+    def produce(items):
+        for item in items:
+            queue.put(item)
+        queue.done()
+
+    producing = [in_thread(lambda items=items: produce(items))[0] for items in given]
+    found = []
+    while (taken := queue.take(4, 0.05)) is not None:
+        assert sum(item.pixels is not None for item in taken) <= 4
+        found += taken
+    for wait in producing:
+        wait()
+    assert len(found) == 120
+    for items in given:
+        mine = {id(item): at for at, item in enumerate(items)}
+        assert [mine[id(item)] for item in found if id(item) in mine] == list(range(40))
+
+
+@pytest.mark.parametrize(("cores", "in_turn"), [(1, True), (100, False)])
+def test_on_a_cpu_whose_cores_do_not_suffice_for_both_it_goes_in_turn(
+    demo, folder, tmp_path, monkeypatch, cores, in_turn
+):
+    from nsfw_guard.scan import engine
+
+    made = []
+
+    class Watched(engine.Queue):
+        def __init__(self, *args, **options):
+            made.append(options)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(engine, "Queue", Watched)
+    monkeypatch.setattr(engine, "cores", lambda: cores)
+    scan(demo, tmp_path / "out", folder)
+    assert made == [{"in_turn": in_turn}]
+    assert len(rows_of(tmp_path / "out")) == 6
+
+
 # What is done with flagged files.
 
 

@@ -49,9 +49,8 @@ def measure(settings: BenchSettings, images: int, on_step: Callable[[str], None]
     with checkpoints_in(settings.cache) as cache:
         for model in settings.wanted_models:
             source = find_source(model, weights=settings.weights, cache=cache)
-            for dtype in settings.dtypes or ("auto",):
+            for runtime, dtype in settings.variants:
                 on_step(f"memory: {model}")
-                runtime = settings.runtimes[0] if settings.runtimes else "auto"
                 guard = load_guard(source, device, dtype, redaction=settings.redaction, runtime=runtime)
                 for share in _SHARES:
                     count = max(1, round(share * images))

@@ -54,26 +54,29 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
 
     models = tuple(dict.fromkeys(settings.models or (DEMO,)))
     sizes = [parse_size(size) for size in settings.sizes or (SIZE,)]
-    if len(models) != 1 or len(sizes) != 1 or len(settings.batches) > 1 or settings.peers:
-        raise SettingError("`nsfw-guard bench generate` takes one --model, --size and --batch, and no --peer.")
+    choices = (models, sizes, settings.variants, settings.batches or (1,))
+    if max(map(len, choices)) > 1 or settings.peers:
+        raise SettingError(
+            "`nsfw-guard bench generate` takes one --model, --size, --batch, --dtype and --runtime, and no --peer."
+        )
     start, device = time.perf_counter(), settings.torch_device
     (width, height), batch = sizes[0], (settings.batches or (1,))[0]
     flagged = flagged_of(settings.flagged, IMAGES)
     prompts = [
         f"a {_COLORS[i % 4]} {FLAGGED_SHAPE if i < flagged else 'circle'} on a white background" for i in range(IMAGES)
     ]
-    given = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "width": width, "height": height}
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "width": width, "height": height}
     with checkpoints_in(settings.cache) as cache, tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
         source = find_source(models[0], weights=settings.weights, cache=cache)
-        dtype = settings.dtypes[0] if settings.dtypes else "auto"
-        guard = load_guard(source, device, dtype, redaction=settings.redaction)
+        ((runtime, dtype),) = settings.variants
+        guard = load_guard(source, device, dtype, redaction=settings.redaction, runtime=runtime)
         bare, guarded = load_pipeline().to(device), attach(load_pipeline().to(device), guard)
         counts: dict[str, int] = {}
 
         def draw(pipe: Any, first: int, out: Path) -> None:
             some = prompts[first : first + batch]
             generators = [torch.Generator().manual_seed(first + i) for i in range(len(some))]
-            output = pipe(some, generator=generators, **given)
+            output = pipe(some, generator=generators, **options)
             for index, image in enumerate(output.images, start=first):
                 image.save(out / f"{index}.png")
 
@@ -82,7 +85,7 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
             seconds: dict[str, list[float]] = {name: [] for name in CASES}
             with tempfile.TemporaryDirectory(dir=folder) as name:
                 out = Path(name)
-                run = Generation(guarded, out / "generation", batch_size=batch, arguments=given, name=DEMO)
+                run = Generation(guarded, out / "generation", batch_size=batch, arguments=options, name=DEMO)
                 made = run.run([{"prompt": prompt, "seed": index} for index, prompt in enumerate(prompts)])
                 for first in range(0, IMAGES, batch):
                     steps: dict[str, Callable[[], object]] = {

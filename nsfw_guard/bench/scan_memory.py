@@ -69,7 +69,8 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
     """
     import torch
 
-    if settings.models or settings.sizes or settings.batches or settings.peers:
+    refused = (settings.models, settings.sizes, settings.batches, settings.dtypes, settings.runtimes, settings.peers)
+    if any(refused):
         raise SettingError("`nsfw-guard bench scan-memory` takes --images and --threads only.")
     many = MANY if files is None else files
     if many <= FEW:

@@ -48,16 +48,17 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
     """Write JPEGs and scan them, in interleaved rounds with everything that a scan is compared with.
 
     Args:
-        settings: Models, dtype, device, rounds and minutes count.
+        settings: Models, runtimes, dtypes, one size, device, rounds and minutes count.
         files: How many JPEGs; ``None``: ``FILES``.
         on_step: Called with a few words on what is being done.
 
     Raises:
         SettingError: An option that means nothing here.
     """
-    if settings.batches or settings.peers:
-        raise SettingError("`nsfw-guard bench scan` scans files: leave out --batch and --peer.")
-    width, height = parse_size(settings.sizes[0] if settings.sizes else SIZE)
+    sizes = [parse_size(size) for size in settings.sizes or (SIZE,)]
+    if len(sizes) != 1 or settings.batches or settings.peers:
+        raise SettingError("`nsfw-guard bench scan` scans files of one --size: leave out --batch and --peer.")
+    width, height = sizes[0]
     files = FILES if files is None else files
     device = settings.torch_device
     start = time.perf_counter()
@@ -66,13 +67,19 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         on_step(f"writing {files} JPEGs")
         size = _write_jpegs(folder, files, width, height)
         cases: dict[tuple[str, str], Callable[[], float]] = {}
-        models = []
-        for model in settings.models or ("marqo", "falconsai"):
+        models: list[str] = []
+        for model in dict.fromkeys(settings.models or ("marqo", "falconsai")):
             on_step(f"loading {model}")
             source = find_source(model, weights=settings.weights, cache=cache)
-            guard = load_guard(source, device, (settings.dtypes or ("auto",))[0], redaction="none")
-            models.append((source.name, str(guard.describe()["dtype"]).removeprefix("torch.")))
-            cases |= {(source.name, name): call for name, call in _cases(source, guard, folder, Path(kept), device)}
+            loop = partial(_plain_loop, TransformersPipeline(source, device).pipeline, sorted(folder.iterdir()))
+            for runtime, dtype in settings.variants:
+                guard = load_guard(source, device, dtype, redaction="none", runtime=runtime)
+                name = _name_of(source, guard, runtime)
+                if name not in models:
+                    models.append(name)
+                    out = Path(kept) / f"out-{len(models)}"
+                    cases |= {(name, case): call for case, call in _cases(guard, folder, out, device)}
+                    cases[name, "plain loop"] = loop
         for case, call in cases.items():
             on_step(f"warming up: {' '.join(case)}")
             call()
@@ -91,7 +98,7 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         "mean_bytes": size // files,
         "decode_threads": ScanSettings().threads,
         "rounds": len(next(iter(samples.values()))),
-        "models": [_row(name, dtype, files, samples) for name, dtype in models],
+        "models": [_row(name, files, samples) for name in models],
         "seconds": time.perf_counter() - start,
     }
 
@@ -109,11 +116,11 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for model in report["models"]:
         table.add_section()
         for name, spread in model["files_per_second"].items():
-            table.add_row(f"{model['model']} {model['dtype']}: {name}", _text(spread), "")
+            table.add_row(f"{model['model']}: {name}", _text(spread), "")
         for name, spread in model["ratios"].items():
             met = spread["median"] >= GOALS[name]
             goal = Text(f"≥ {GOALS[name]:g} {'✓' if met else '✗'}", style="green" if met else "red")
-            table.add_row(Text(f"{model['model']} {model['dtype']}: {name}", style="bold"), _text(spread), goal)
+            table.add_row(Text(f"{model['model']}: {name}", style="bold"), _text(spread), goal)
     console.print(table)
     notes = [
         f"Medians (least–most) of {report['rounds']} interleaved rounds over {report['files']} files, "
@@ -125,18 +132,20 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(Text("\n".join(notes), style="dim"), soft_wrap=True)
 
 
-def _cases(
-    source: Source, guard: NsfwGuard, folder: Path, kept: Path, device: torch.device
-) -> list[tuple[str, Callable[[], float]]]:
+def _name_of(source: Source, guard: NsfwGuard, runtime: str) -> str:
+    dtype = str(guard.describe()["dtype"]).removeprefix("torch.")
+    return f"{source.name} {dtype}" if runtime == "auto" else f"{source.name} {dtype} {runtime.partition('-')[0]}"
+
+
+def _cases(guard: NsfwGuard, folder: Path, out: Path, device: torch.device) -> list[tuple[str, Callable[[], float]]]:
     paths = sorted(folder.iterdir())
     settings = ScanSettings()
     decoded = [_decode(path, guard, settings) for path in paths]
     return [
-        ("scan", partial(_scan, guard, folder, kept / f"out-{source.name}", "auto")),
-        ("scan, the card's view only", partial(_scan, guard, folder, kept / f"out-{source.name}", "card")),
+        ("scan", partial(_scan, guard, folder, out, "auto")),
+        ("scan, the card's view only", partial(_scan, guard, folder, out, "card")),
         ("decode alone", partial(_decode_alone, guard, settings, paths)),
         ("model alone", partial(_model_alone, guard, decoded, device)),
-        ("plain loop", partial(_plain_loop, TransformersPipeline(source, device).pipeline, paths)),
     ]
 
 
@@ -197,12 +206,11 @@ def _write_jpegs(folder: Path, count: int, width: int, height: int) -> int:
     return total
 
 
-def _row(model: str, dtype: str, files: int, samples: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
+def _row(model: str, files: int, samples: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
     found = {name: seconds for (of, name), seconds in samples.items() if of == model}
     slower = [max(pair) for pair in zip(found["decode alone"], found["model alone"], strict=True)]
     return {
         "model": model,
-        "dtype": dtype,
         "files_per_second": {
             name: Spread.of([files / one for one in seconds])._asdict() for name, seconds in found.items()
         },

@@ -138,6 +138,15 @@ class BenchSettings:
             return ("auto",)
         return tuple(dict.fromkeys(self.dtypes or (("auto", "float32") if model == VIT_B else ("auto",))))
 
+    @property
+    def variants(self) -> tuple[tuple[str, str], ...]:
+        """Each runtime with each dtype, where no model has more than one by default."""
+        return tuple(
+            (runtime, dtype)
+            for runtime in dict.fromkeys(self.runtimes or ("auto",))
+            for dtype in self.wanted_dtypes("", runtime)
+        )
+
     def workloads(self) -> list[Workload]:
         """Every size at the first batch size, every batch size at the first size; by default a large image too."""
         sizes = [parse_size(size) for size in dict.fromkeys(self.sizes or SIZES)]

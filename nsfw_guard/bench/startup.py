@@ -92,8 +92,10 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
         SettingError: An option that means nothing here.
         CheckpointError: A checkpoint that is not there.
     """
-    if settings.sizes or settings.batches or settings.peers:
-        raise SettingError("`nsfw-guard bench startup` looks at no image: leave out --size, --batch and --peer.")
+    if settings.sizes or settings.batches or settings.peers or settings.runtimes:
+        raise SettingError(
+            "`nsfw-guard bench startup` looks at no image: leave out --size, --batch, --runtime and --peer."
+        )
     start = time.perf_counter()
     with checkpoints_in(settings.cache) as cache:
         on_step("writing the checkpoints")

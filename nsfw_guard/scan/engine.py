@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO, Protocol
 
+import torch
 from torch import Tensor
 
 from ..errors import GuardError, ImageError, one_line
@@ -24,7 +25,7 @@ from .evidence import Decider, now
 from .kinds import HEAD, looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
-from .settings import ScanSettings
+from .settings import ScanSettings, cores
 from .sources import is_local_file
 from .summary import Summary
 from .work import Item, Job, Queue, Stopped
@@ -88,7 +89,8 @@ class Scan:
         self._decoding: DecodeSettings = settings.decoding(guard)
         self._on_rows, self._on_flagged_before, self._on_progress = on_rows, on_flagged_before, on_progress
         self._on_end = on_end
-        self._queue = Queue(settings.queue_bytes, _BATCHES * guard.batch_size, settings.threads)
+        shared = execution_device(guard).type == "cpu" and torch.get_num_threads() + settings.threads > cores()
+        self._queue = Queue(settings.queue_bytes, _BATCHES * guard.batch_size, settings.threads, in_turn=shared)
         self._failure: BaseException | None = None
         # By content: what is under way, and what is decided and not on the disk yet.
         self._contents = threading.Lock()

@@ -54,7 +54,7 @@ class ScanSettings:
     @property
     def threads(self) -> int:
         """How many threads read and decode."""
-        return self.workers or min(16, max(2, _cores()))
+        return self.workers or min(16, max(2, cores()))
 
     def decoding(self, guard: NsfwGuard) -> DecodeSettings:
         """Return how pictures are decoded for a guard's model."""
@@ -79,7 +79,7 @@ class ScanSettings:
         return f"{spec.resize}{spec.size}-{guard.views}-{decoding}-every{self.every}-{digest}"
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many CPU cores this process may use, where the system says so."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
