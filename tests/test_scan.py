@@ -812,6 +812,15 @@ def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever()
         assert len(queue.take(8, 0.01) or []) == 1
 
 
+def test_in_int8_by_onnx_runtime_the_same_is_flagged(folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    for name, more in (("plain", []), ("int8", ["--runtime", "onnx", "--dtype", "int8"])):
+        assert command(folder, "--out", tmp_path / name, *more).exit_code == 1
+    plain, small = ({path: row.flagged for path, row in rows_of(tmp_path / name).items()} for name in ("plain", "int8"))
+    assert plain == small
+    assert len(plain) == 6
+
+
 def frame_items(count):
     from nsfw_guard.scan.entry import Entry
     from nsfw_guard.scan.work import Item, Job

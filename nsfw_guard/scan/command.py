@@ -76,7 +76,9 @@ def scan(
         bool, typer.Option("--dry-run", help="Scan, and only say what would be moved, copied, linked or redacted.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Such as cuda or cpu. Default: the GPU if there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, float16; int8 goes with --runtime onnx.")
+    ] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
     views: Annotated[
         str, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
