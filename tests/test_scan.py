@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -810,6 +811,29 @@ def test_the_queue_is_bounded_in_items_and_bytes_and_lets_nobody_wait_for_ever()
         thread.join(60)
         assert ended == [True]
         assert len(queue.take(8, 0.01) or []) == 1
+
+
+@pytest.mark.parametrize("cores", [1, 100])
+@pytest.mark.parametrize("slow", ["decoder", "model"])
+def test_the_summary_says_which_was_the_limit(demo, folder, tmp_path, monkeypatch, slow, cores):
+    """One of them does nothing but wait for most of the time."""
+    from nsfw_guard.scan import engine
+
+    def slowly(call, seconds):
+        def called(*args, **options):
+            time.sleep(seconds)
+            return call(*args, **options)
+
+        return called
+
+    monkeypatch.setattr(engine, "cores", lambda: cores)
+    if slow == "decoder":
+        monkeypatch.setattr(engine, "decode", slowly(engine.decode, 0.3))
+    else:
+        monkeypatch.setattr(demo, "classify", slowly(demo.classify, 0.6))
+    summary = scan(demo, tmp_path / "out", folder)
+    assert summary.limit == slow, summary
+    assert summary.done == 6
 
 
 def test_in_int8_by_onnx_runtime_the_same_is_flagged(folder, tmp_path):
