@@ -245,6 +245,30 @@ def test_a_flagged_frame_of_a_file_that_breaks_later_flags_it(demo):
     assert (row.flagged, row.score, row.error) == (None, None, "breaks off")
 
 
+def test_what_was_flagged_before_it_broke_off_counts_as_both_in_every_run(demo, folder, tmp_path, monkeypatch):
+    from nsfw_guard import ImageError
+    from nsfw_guard.scan import engine
+    from nsfw_guard.scan.decode import Decoded
+
+    whole = engine.decode
+
+    def broken(*args, **options):
+        found = whole(*args, **options)
+
+        def frames():
+            yield from found.frames()
+            raise ImageError("breaks off")
+
+        return Decoded(found.kind, found.width, found.height, frames())
+
+    monkeypatch.setattr(engine, "decode", broken)
+    runs = [scan(demo, tmp_path / "out", folder) for _ in range(2)]
+    assert [run.before for run in runs] == [0, 6]
+    assert [(run.flagged, run.errors) for run in runs] == [(3, 6)] * 2
+    act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
+    assert len([name for name in files_in(tmp_path / "to") if name.endswith((".png", ".jpg"))]) == 3
+
+
 def test_an_animation_goes_by_its_worst_frame(demo, tmp_path):
     shapes = ["circle", "square", "triangle", "heart"]
     frames = [

@@ -21,6 +21,8 @@ _CONTENT = (
     "flagged", "score", "threshold", "level", "reason", "labels", "kind", "width", "height", "frames", "frame",
     "views", "model", "preprocessing", "policy", "evidence", "error",
 )  # fmt: skip
+FLAGGED = "flagged"
+FLAGGED_IN_PART = "flagged in part"
 
 
 class Index:
@@ -62,7 +64,8 @@ class Index:
         """Say what is known of a version of a file.
 
         Returns:
-            ``"clean"``, ``"flagged"`` or ``"error"``; ``"claimed"``: it is under way, or was seen; ``"new"``: nothing.
+            ``"clean"``, ``FLAGGED``, ``"error"``, or ``FLAGGED_IN_PART`` for what was flagged before it broke off;
+            ``"claimed"``: it is under way, or was seen; ``"new"``: nothing.
         """
         found = self._run("SELECT version, status, seen FROM paths WHERE path = ?", _digest(path))
         if found is None or found[0] != version:
@@ -140,7 +143,7 @@ def version_of(what: Row | Entry, model: str = "", preprocessing: str = "") -> b
 
 def _status(row: Row) -> str:
     if row.flagged:
-        return "flagged"
+        return FLAGGED if row.error is None else FLAGGED_IN_PART
     return "clean" if row.error is None else "error"
 
 

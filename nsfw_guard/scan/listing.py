@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from .entry import Entry
+from .index import FLAGGED, FLAGGED_IN_PART
 from .summary import Summary
 
 
@@ -62,7 +63,7 @@ class Listing:
                 else:
                     self._known.see(entry)
                     self._summary.before += 1
-                    self._summary.flagged += status in ("flagged", "gone")
-                    self._summary.errors += status in ("error", "gone")
+                    self._summary.flagged += status in (FLAGGED, FLAGGED_IN_PART, "gone")
+                    self._summary.errors += status in ("error", FLAGGED_IN_PART, "gone")
                 return entry, status
             return None
