@@ -853,7 +853,7 @@ def test_bench_scan_compares_dtypes_and_runtimes(tiny_folder):
     assert result.exit_code == 0, result.output
     name = pathlib.Path(tiny_folder).name
     expected = [f"{name} {dtype}{runtime}" for runtime in ("", " torch") for dtype in ("float32", "bfloat16")]
-    assert [model["model"] for model in json.loads(result.stdout)["models"]] == expected
+    assert [model["name"] for model in json.loads(result.stdout)["models"]] == expected
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").is_file(), reason="needs /proc")

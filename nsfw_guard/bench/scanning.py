@@ -36,7 +36,7 @@ from .report import surroundings
 from .rounds import Spread, interleave, ratio
 from .settings import BenchSettings, Workload, parse_size
 from .show import footer, hardware
-from .work import Source, checkpoints_in, find_source, load_guard, make_images
+from .work import checkpoints_in, find_source, load_guard, make_images
 
 FILES = 48
 SIZE = "2048x1536"
@@ -67,16 +67,17 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         on_step(f"writing {files} JPEGs")
         size = _write_jpegs(folder, files, width, height)
         cases: dict[tuple[str, str], Callable[[], float]] = {}
-        models: list[str] = []
+        models: dict[str, dict[str, str]] = {}
         for model in dict.fromkeys(settings.models or ("marqo", "falconsai")):
             on_step(f"loading {model}")
             source = find_source(model, weights=settings.weights, cache=cache)
             loop = partial(_plain_loop, TransformersPipeline(source, device).pipeline, sorted(folder.iterdir()))
             for runtime, dtype in settings.variants:
                 guard = load_guard(source, device, dtype, redaction="none", runtime=runtime)
-                name = _name_of(source, guard, runtime)
+                made = str(guard.describe()["dtype"]).removeprefix("torch.")
+                name = f"{source.name} {made}{'' if runtime == 'auto' else ' ' + runtime.partition('-')[0]}"
                 if name not in models:
-                    models.append(name)
+                    models[name] = {"model": source.name, "dtype": made, "runtime": runtime}
                     out = Path(kept) / f"out-{len(models)}"
                     cases |= {(name, case): call for case, call in _cases(guard, folder, out, device)}
                     cases[name, "plain loop"] = loop
@@ -98,7 +99,7 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         "mean_bytes": size // files,
         "decode_threads": ScanSettings().threads,
         "rounds": len(next(iter(samples.values()))),
-        "models": [_row(name, files, samples) for name in models],
+        "models": [{**about, **_row(name, files, samples)} for name, about in models.items()],
         "seconds": time.perf_counter() - start,
     }
 
@@ -116,11 +117,11 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for model in report["models"]:
         table.add_section()
         for name, spread in model["files_per_second"].items():
-            table.add_row(f"{model['model']}: {name}", _text(spread), "")
+            table.add_row(f"{model['name']}: {name}", _text(spread), "")
         for name, spread in model["ratios"].items():
             met = spread["median"] >= GOALS[name]
             goal = Text(f"≥ {GOALS[name]:g} {'✓' if met else '✗'}", style="green" if met else "red")
-            table.add_row(Text(f"{model['model']}: {name}", style="bold"), _text(spread), goal)
+            table.add_row(Text(f"{model['name']}: {name}", style="bold"), _text(spread), goal)
     console.print(table)
     notes = [
         f"Medians (least–most) of {report['rounds']} interleaved rounds over {report['files']} files, "
@@ -130,11 +131,6 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         *footer(report),
     ]
     console.print(Text("\n".join(notes), style="dim"), soft_wrap=True)
-
-
-def _name_of(source: Source, guard: NsfwGuard, runtime: str) -> str:
-    dtype = str(guard.describe()["dtype"]).removeprefix("torch.")
-    return f"{source.name} {dtype}" if runtime == "auto" else f"{source.name} {dtype} {runtime.partition('-')[0]}"
 
 
 def _cases(guard: NsfwGuard, folder: Path, out: Path, device: torch.device) -> list[tuple[str, Callable[[], float]]]:
@@ -210,7 +206,7 @@ def _row(model: str, files: int, samples: Mapping[tuple[str, str], list[float]])
     found = {name: seconds for (of, name), seconds in samples.items() if of == model}
     slower = [max(pair) for pair in zip(found["decode alone"], found["model alone"], strict=True)]
     return {
-        "model": model,
+        "name": model,
         "files_per_second": {
             name: Spread.of([files / one for one in seconds])._asdict() for name, seconds in found.items()
         },
