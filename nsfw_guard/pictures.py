@@ -172,13 +172,21 @@ def refuse_bomb(picture: Image.Image, name: str, max_pixels: int | None = None) 
 
 def _put(pixels: Tensor, frame: Image.Image) -> Image.Image:
     """Make redacted pixels a picture of the frame's mode, with the frame's alpha."""
-    array = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
-    picture = Image.fromarray(array.contiguous().numpy())
+    picture = to_picture(pixels)
     if frame.has_transparency_data:
         picture = picture.convert("LA" if frame.mode == "LA" else "RGBA")
         picture.putalpha(frame.convert("RGBA").getchannel("A"))
         return picture
     return picture.convert(frame.mode) if frame.mode in _HOLDING_MODES else picture
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Make a picture of RGB ``[3, H, W]`` or gray ``[1, H, W]``, uint8, or floating point, clamped to [0, 1]."""
+    levels = pixels.detach().cpu()
+    if levels.dtype != torch.uint8:
+        levels = (levels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = levels.expand(3, -1, -1) if len(levels) == 1 else levels
+    return Image.fromarray(levels.movedim(0, -1).contiguous().numpy())
 
 
 def pixels_of(picture: Image.Image, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,12 @@ from .errors import SettingError
 
 _CONSTANTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def usable_cores() -> int | None:
+    """Return how many CPU cores this process may use, where the system says so; ``None``: nobody knows."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count()
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:

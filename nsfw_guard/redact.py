@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import SettingError
 from .images import ImageBatch, read_images
+from .pictures import to_picture
 from .placement import constant
 
 if TYPE_CHECKING:
@@ -217,5 +218,4 @@ def _read_replacement(image: Any) -> Image.Image:
     pixels = next(batch.frames(0))
     if not bool(torch.isfinite(pixels).all()):
         raise SettingError("The replacement has non-finite pixels; expected values in [0, 1].")
-    array = (pixels.float().cpu() * 255).round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
-    return Image.fromarray(array)
+    return to_picture(pixels)

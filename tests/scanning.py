@@ -25,8 +25,10 @@ def draw(path, shape="circle", color="red", size=96):
     return path
 
 
-def mixed_folder(folder):
-    """Fill a folder with 16 files: drawings, a copy, an animation, and four that cannot be looked at; return it."""
+@pytest.fixture
+def mixed_folder(tmp_path):
+    """A folder with 16 files: drawings, a copy, an animation, and four that cannot be looked at."""
+    folder = tmp_path / "in"
     for number, shape in enumerate(["circle", "square", "heart", "triangle", "cross"] * 2):
         draw(folder / f"{number % 3}/{number}.{'jpg' if number % 2 else 'png'}", shape, "red", 64 + 8 * number)
     (folder / "copy.png").write_bytes((folder / "0/3.jpg").read_bytes())

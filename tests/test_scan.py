@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scanning import draw, rows_of
 from typer.testing import CliRunner
 
 from nsfw_guard import NsfwGuard, Policy
@@ -31,13 +32,6 @@ from nsfw_guard.scan.sources import parse_sources
 from nsfw_guard.verdict import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def draw(path, shape="circle", color="red", size=96):
-    pixels = render([Scene(shape, color, "blue")], size)[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()).save(path)
-    return path
 
 
 @pytest.fixture
@@ -59,13 +53,6 @@ def folder(tmp_path):
 def scan(demo, out, *sources, form="parquet", actions=None, guard=None, **settings):
     found = parse_sources([str(source) for source in sources])
     return run_scan(guard or demo, found, out, ScanSettings(workers=2, **settings), form=form, actions=actions)
-
-
-def rows_of(out):
-    """Path → row; every path once."""
-    rows = list(read_rows(out))
-    assert len({row.path for row in rows}) == len(rows)
-    return {row.path: row for row in rows}
 
 
 def command(*arguments):

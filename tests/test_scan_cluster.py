@@ -24,10 +24,7 @@ pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Pictures, an animation, a copy, and files that are none: 16 in all."""
-    return mixed_folder(tmp_path / "in")
+folder = mixed_folder
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def measure(settings: BenchSettings, images: int, on_step: Callable[[str], None]
     with checkpoints_in(settings.cache) as cache:
         for model in settings.wanted_models:
             source = find_source(model, weights=settings.weights, cache=cache)
-            for runtime, dtype in settings.variants:
+            for runtime, dtype in settings.variants():
                 on_step(f"memory: {model}")
                 guard = load_guard(source, device, dtype, redaction=settings.redaction, runtime=runtime)
                 for share in _SHARES:

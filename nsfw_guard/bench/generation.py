@@ -54,7 +54,7 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
 
     models = tuple(dict.fromkeys(settings.models or (DEMO,)))
     sizes = [parse_size(size) for size in settings.sizes or (SIZE,)]
-    choices = (models, sizes, settings.variants, settings.batches or (1,))
+    choices = (models, sizes, settings.variants(), settings.batches or (1,))
     if max(map(len, choices)) > 1 or settings.peers:
         raise SettingError(
             "`nsfw-guard bench generate` takes one --model, --size, --batch, --dtype and --runtime, and no --peer."
@@ -68,7 +68,7 @@ def measure(settings: BenchSettings, on_step: Callable[[str], None]) -> dict[str
     options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "width": width, "height": height}
     with checkpoints_in(settings.cache) as cache, tempfile.TemporaryDirectory(prefix="nsfw-guard-bench-") as folder:
         source = find_source(models[0], weights=settings.weights, cache=cache)
-        ((runtime, dtype),) = settings.variants
+        ((runtime, dtype),) = settings.variants()
         guard = load_guard(source, device, dtype, redaction=settings.redaction, runtime=runtime)
         bare, guarded = load_pipeline().to(device), attach(load_pipeline().to(device), guard)
         counts: dict[str, int] = {}

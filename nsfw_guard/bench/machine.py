@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..placement import usable_cores
 
 _PACKAGES = (
     "torch",
@@ -48,7 +49,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cpu": _cpu_name(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "cores_in_all": os.cpu_count(),
         "instructions": _instructions(),
         "memory_gb": _memory_gb(),
@@ -121,11 +122,6 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int | None:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count()
 
 
 def _instructions() -> list[str]:

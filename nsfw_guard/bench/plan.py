@@ -117,13 +117,12 @@ class Plan:
     def _model(self, source: Source) -> Iterator[tuple[Key, Timed]]:
         run, settings = self._run, self._run.settings
         guards: dict[tuple[str, str], NsfwGuard] = {}
-        for runtime in dict.fromkeys(settings.runtimes or ("auto",)):
-            for wanted in settings.wanted_dtypes(source.name, runtime):
-                guard = load_guard(source, self._device, wanted, redaction=settings.redaction, runtime=runtime)
-                dtype = _name(guard.describe()["dtype"])
-                if wanted == "auto" and runtime == "auto":
-                    run.auto.setdefault(source.name, dtype)
-                guards.setdefault((dtype, runtime), guard)
+        for runtime, wanted in settings.variants(source.name):
+            guard = load_guard(source, self._device, wanted, redaction=settings.redaction, runtime=runtime)
+            dtype = _name(guard.describe()["dtype"])
+            if wanted == "auto" and runtime == "auto":
+                run.auto.setdefault(source.name, dtype)
+            guards.setdefault((dtype, runtime), guard)
         run.models[source.name] = list(dict.fromkeys(dtype for dtype, _ in guards if dtype in DTYPES))
         bare = {dtype: BareForward(source, self._device, DTYPES[dtype]) for dtype in run.models[source.name]}
         one = next(iter(bare.values()), None) or BareForward(source, self._device, torch.float32)

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..guard import NsfwGuard
+from ..pictures import to_picture
 from ..scan.decode import decode
 from ..scan.run import run_scan
 from ..scan.settings import ScanSettings
@@ -41,6 +41,7 @@ from .work import checkpoints_in, find_source, load_guard, make_images
 FILES = 48
 SIZE = "2048x1536"
 QUALITY = 90
+LOOP = "plain loop"
 GOALS = {"scan ÷ the slower half": 0.9, "scan ÷ plain loop": 3.0, "the card's view only ÷ plain loop": 3.0}
 
 
@@ -66,13 +67,13 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         folder = Path(kept) / "files"
         on_step(f"writing {files} JPEGs")
         size = _write_jpegs(folder, files, width, height)
+        paths = sorted(folder.iterdir())
         cases: dict[tuple[str, str], Callable[[], float]] = {}
         models: dict[str, dict[str, str]] = {}
         for model in dict.fromkeys(settings.models or ("marqo", "falconsai")):
             on_step(f"loading {model}")
             source = find_source(model, weights=settings.weights, cache=cache)
-            loop = partial(_plain_loop, TransformersPipeline(source, device).pipeline, sorted(folder.iterdir()))
-            for runtime, dtype in settings.variants:
+            for runtime, dtype in settings.variants():
                 guard = load_guard(source, device, dtype, redaction="none", runtime=runtime)
                 made = str(guard.describe()["dtype"]).removeprefix("torch.")
                 name = f"{source.name} {made}{'' if runtime == 'auto' else ' ' + runtime.partition('-')[0]}"
@@ -80,7 +81,7 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
                     models[name] = {"model": source.name, "dtype": made, "runtime": runtime}
                     out = Path(kept) / f"out-{len(models)}"
                     cases |= {(name, case): call for case, call in _cases(guard, folder, out, device)}
-                    cases[name, "plain loop"] = loop
+            cases[source.name, LOOP] = partial(_plain_loop, TransformersPipeline(source, device).pipeline, paths)
         for case, call in cases.items():
             on_step(f"warming up: {' '.join(case)}")
             call()
@@ -99,7 +100,7 @@ def measure(settings: BenchSettings, files: int | None, on_step: Callable[[str],
         "mean_bytes": size // files,
         "decode_threads": ScanSettings().threads,
         "rounds": len(next(iter(samples.values()))),
-        "models": [{**about, **_row(name, files, samples)} for name, about in models.items()],
+        "models": [_row(name, about, files, samples) for name, about in models.items()],
         "seconds": time.perf_counter() - start,
     }
 
@@ -195,26 +196,29 @@ def _write_jpegs(folder: Path, count: int, width: int, height: int) -> int:
     total = 0
     for number in range(count):
         (pixels,) = make_images(Workload(width, height, 1, 0), torch.device("cpu"), seed=number)
-        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         file = folder / f"{number:06}.jpg"
-        Image.fromarray(np.asarray(array)).save(file, quality=QUALITY)
+        to_picture((pixels + 1) / 2).save(file, quality=QUALITY)
         total += file.stat().st_size
     return total
 
 
-def _row(model: str, files: int, samples: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
-    found = {name: seconds for (of, name), seconds in samples.items() if of == model}
+def _row(
+    name: str, about: Mapping[str, str], files: int, samples: Mapping[tuple[str, str], list[float]]
+) -> dict[str, Any]:
+    mine = (name, about["model"])  # the loop is the model's, whatever a guard runs it with
+    found = {case: seconds for (of, case), seconds in samples.items() if of in mine}
     slower = [max(pair) for pair in zip(found["decode alone"], found["model alone"], strict=True)]
     return {
-        "name": model,
+        **about,
+        "name": name,
         "files_per_second": {
             name: Spread.of([files / one for one in seconds])._asdict() for name, seconds in found.items()
         },
         "ratios": {
             "scan ÷ the slower half": Spread.of(ratio(slower, found["scan"]))._asdict(),
-            "scan ÷ plain loop": Spread.of(ratio(found["plain loop"], found["scan"]))._asdict(),
+            "scan ÷ plain loop": Spread.of(ratio(found[LOOP], found["scan"]))._asdict(),
             "the card's view only ÷ plain loop": Spread.of(
-                ratio(found["plain loop"], found["scan, the card's view only"])
+                ratio(found[LOOP], found["scan, the card's view only"])
             )._asdict(),
         },
     }

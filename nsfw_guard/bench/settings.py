@@ -138,13 +138,12 @@ class BenchSettings:
             return ("auto",)
         return tuple(dict.fromkeys(self.dtypes or (("auto", "float32") if model == VIT_B else ("auto",))))
 
-    @property
-    def variants(self) -> tuple[tuple[str, str], ...]:
-        """Each runtime with each dtype, where no model has more than one by default."""
+    def variants(self, model: str = "") -> tuple[tuple[str, str], ...]:
+        """Each runtime with each dtype of a model; without one, of those that have one dtype by default."""
         return tuple(
             (runtime, dtype)
             for runtime in dict.fromkeys(self.runtimes or ("auto",))
-            for dtype in self.wanted_dtypes("", runtime)
+            for dtype in self.wanted_dtypes(model, runtime)
         )
 
     def workloads(self) -> list[Workload]:

@@ -51,17 +51,18 @@ class CallArguments:
                 f"{self.name} makes clips, which batch generation does not save. Call it in a loop of your own: "
                 "attach(pipe, guard)."
             )
-        # The library's own classes take any name for the sake of two old ones, and say nothing of the others.
-        own = modular or _class_of(pipe).__module__.startswith("diffusers.")
         if modular:
             inputs = [one for one in pipe.blocks.inputs if one.name]
             self._names = list(dict.fromkeys(one.name for one in inputs))
             needed = [one.name for one in inputs if one.required]
+            self._any = False
         else:
             parameters = inspect.signature(_class_of(pipe).__call__).parameters
             self._names = [n for n, one in parameters.items() if n != "self" and one.kind is not one.VAR_KEYWORD]
             needed = [n for n in self._names if parameters[n].default is inspect.Parameter.empty]
-        self._any = not own and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+            # The library's own classes take any name for the sake of two old ones, and say nothing of the others.
+            own = _class_of(pipe).__module__.startswith("diffusers.")
+            self._any = not own and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         self._needed = [n for n in needed if n not in ("prompt", "args")]
         if "generator" not in self._names and not self._any:
             raise SettingError(f"{self.name} takes no generator, without which an image cannot be made again.")

@@ -8,13 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingError
 from ..guard import NsfwGuard
 from ..identity import model_identity
+from ..pictures import to_picture
 from ..verdict import Verdict
 from .folder import Entry
 from .metadata import VERDICT, encode_png
@@ -176,5 +176,4 @@ def picture_of(original: Tensor | None) -> Image.Image | None:
     """Return the picture of an original ``[3, H, W]`` in [0, 1], rounded as diffusers does; ``None`` if it is none."""
     if original is None or original.ndim != 3:
         return None
-    array = (original.detach().float().cpu().clamp(0, 1).movedim(0, -1) * 255).round().to(torch.uint8)
-    return Image.fromarray(array.contiguous().numpy())
+    return to_picture(original)

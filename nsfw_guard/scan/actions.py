@@ -76,8 +76,7 @@ class Actions:
         self.failed: dict[str, str] = {}
         self.planned: dict[str, str] = {}
         for source in given:
-            scanned = folder_of(source)
-            if scanned and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(scanned)):
+            if lies_in(folder, source):
                 raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
         if kind == "redact" and redaction.kind == "none":
             raise SettingError(
@@ -229,11 +228,17 @@ def _place_of(path: str) -> str:
     return os.path.join(os.path.realpath(folder), name).casefold()  # some systems do not tell cases apart
 
 
-def folder_of(source: str) -> str | None:
-    """Return the folder all of which a source scans; ``None`` if it scans single files, or not this machine's."""
+def lies_in(folder: Path, source: str) -> bool:
+    """Whether a folder is one, or lies in one, all of which a source scans."""
+    scanned = _folder_of(source)
+    return bool(scanned) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(scanned))
+
+
+def _folder_of(source: str) -> str:
+    """Return the folder all of which a source scans; empty if it scans single files, or not this machine's."""
     source = unquote(source[len("file://") :]) if source.startswith("file://") else source
     if os.path.isdir(source):
         return source
     if is_local_file(source) and has_magic(source) and "**" in source:
         return str(fixed_part(source)[0])
-    return None
+    return ""

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from ..errors import GuardError
 from .entry import Entry
-from .index import FLAGGED, FLAGGED_IN_PART
+from .index import FLAGGED
 from .listing import Listing
 from .ray_session import RaySession, RaySettings
 from .row import Row
@@ -101,7 +101,7 @@ class ClusterScan:
                 if self._session is None:
                     self._session = stack.enter_context(RaySession(self._settings))
                 yield entry
-            elif status in (FLAGGED, FLAGGED_IN_PART):
+            elif status in FLAGGED:
                 self._on_flagged_before(entry)
             self._report(now_and_then=True)
 

@@ -220,11 +220,10 @@ def scan(
 
 def _refuse_inside(out: Path, given: list[str]) -> None:
     """Refuse a folder for the rows in which their own files would be looked at."""
-    from .actions import folder_of
+    from .actions import lies_in
 
     for source in given:
-        scanned = folder_of(source)
-        if scanned and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(scanned)):
+        if lies_in(out, source):
             raise SettingError(
                 f"--out {out} lies in {source}, and with --every-name or --archives its own rows would be looked at; "
                 "choose a folder outside of it."

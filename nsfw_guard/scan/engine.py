@@ -22,7 +22,7 @@ from ..verdict import Scores
 from .decode import DecodeSettings, decode
 from .entry import Entry
 from .evidence import Decider, now
-from .index import FLAGGED, FLAGGED_IN_PART
+from .index import FLAGGED
 from .kinds import HEAD, looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
@@ -158,7 +158,7 @@ class Scan:
                 entry, status = found
                 if status == "new":
                     self._read(entry)
-                elif status in (FLAGGED, FLAGGED_IN_PART):
+                elif status in FLAGGED:
                     self._on_flagged_before(entry)
         except Stopped:
             pass

@@ -21,8 +21,9 @@ _CONTENT = (
     "flagged", "score", "threshold", "level", "reason", "labels", "kind", "width", "height", "frames", "frame",
     "views", "model", "preprocessing", "policy", "evidence", "error",
 )  # fmt: skip
-FLAGGED = "flagged"
+# What was flagged before it broke off counts as an error, too.
 FLAGGED_IN_PART = "flagged in part"
+FLAGGED = ("flagged", FLAGGED_IN_PART)
 
 
 class Index:
@@ -60,22 +61,17 @@ class Index:
         except sqlite3.OperationalError as error:
             raise OSError(f"{self._file} cannot be written or read: {error}") from error
 
-    def status(self, path: str, version: bytes) -> str:
-        """Say what is known of a version of a file.
+    def status(self, path: str, version: bytes | None = None) -> str:
+        """Say what is known of a version of a file; without one, of whichever there is.
 
         Returns:
-            ``"clean"``, ``FLAGGED``, ``"error"``, or ``FLAGGED_IN_PART`` for what was flagged before it broke off;
-            ``"claimed"``: it is under way, or was seen; ``"new"``: nothing.
+            ``"clean"``, ``"error"`` or one of ``FLAGGED``; ``"claimed"``: it is under way, or was seen; ``"new"``:
+            nothing.
         """
         found = self._run("SELECT version, status, seen FROM paths WHERE path = ?", _digest(path))
-        if found is None or found[0] != version:
+        if found is None or version not in (None, found[0]):
             return "new"
         return "claimed" if found[2] else str(found[1])
-
-    def last(self, path: str) -> str | None:
-        """Return what is known of a file, whichever version that is of, as ``status`` does; ``None``: nothing."""
-        found = self._run("SELECT status, seen FROM paths WHERE path = ?", _digest(path))
-        return None if found is None else "claimed" if found[1] else str(found[0])
 
     def see(self, path: str) -> None:
         """Note that a file was come across: the same version once more, in another source, is none to count."""
@@ -143,7 +139,7 @@ def version_of(what: Row | Entry, model: str = "", preprocessing: str = "") -> b
 
 def _status(row: Row) -> str:
     if row.flagged:
-        return FLAGGED if row.error is None else FLAGGED_IN_PART
+        return "flagged" if row.error is None else FLAGGED_IN_PART
     return "clean" if row.error is None else "error"
 
 

@@ -63,7 +63,7 @@ class Listing:
                 else:
                     self._known.see(entry)
                     self._summary.before += 1
-                    self._summary.flagged += status in (FLAGGED, FLAGGED_IN_PART, "gone")
+                    self._summary.flagged += status in (*FLAGGED, "gone")
                     self._summary.errors += status in ("error", FLAGGED_IN_PART, "gone")
                 return entry, status
             return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import SettingError
+from ..placement import usable_cores
 from .decode import DecodeSettings
 
 if TYPE_CHECKING:
@@ -80,7 +80,5 @@ class ScanSettings:
 
 
 def cores() -> int:
-    """How many CPU cores this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 2
+    """How many CPU cores this process may use."""
+    return usable_cores() or 2

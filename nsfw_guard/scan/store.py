@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import SettingError
 from ..files import FolderLock, whole_file
 from .entry import Entry
-from .index import FLAGGED, FLAGGED_IN_PART, Index, version_of
+from .index import FLAGGED, Index, version_of
 from .parts import (
     FOLDER,
     FORMATS,
@@ -108,8 +108,8 @@ class Store:
         """
         status = self.index.status(entry.path, version_of(entry, self._model, self._preprocessing))
         if entry.error is not None and status == "new":
-            last = self.index.last(entry.path)
-            if last in (FLAGGED, FLAGGED_IN_PART):
+            last = self.index.status(entry.path)
+            if last in FLAGGED:
                 return "gone"
             if last == "claimed":
                 return last

@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
@@ -19,9 +18,6 @@ from ..entry import text_to_path
 from ..row import Row
 from ..sources import is_local_file, open_path
 from .gallery import Item
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SHORT, LONG = 160, 320
 MOST_BYTES = 6144
@@ -97,7 +93,8 @@ def thumbnail(item: Item, *, redacted: bool) -> Thumbnail:
 
 def _frame(path: str, row: Row) -> Image.Image:
     """Decode the frame that decided, as the scan did: upright, on white; a JPEG no larger than is needed here."""
-    from ..decode import DecodeSettings, decode  # with torch, which a page without pictures does not need
+    from ...pictures import to_picture  # with torch, which a page without pictures does not need
+    from ..decode import DecodeSettings, decode
     from ..video import video_frame
 
     index = row.frame or 0
@@ -106,7 +103,7 @@ def _frame(path: str, row: Row) -> Image.Image:
     _refuse_changed(path, row, by_time=not (whole and row.sha256))
     if not whole:
         with open_path(path) as stream:
-            return _shown(video_frame(stream, index, settings, name=""))
+            return to_picture(video_frame(stream, index, settings, name=""))
     with open_path(path) as stream:
         data = stream.read(_MOST_READ + 1)
     if len(data) > _MOST_READ:
@@ -117,13 +114,8 @@ def _frame(path: str, row: Row) -> Image.Image:
     for every in dict.fromkeys((max(1, index), 1)):
         for number, pixels in decode(io.BytesIO(data), replace(settings, every=every), name="").frames():
             if number == index:
-                return _shown(pixels)
+                return to_picture(pixels)
     raise Gone(f"has no frame {index}.")
-
-
-def _shown(pixels: Tensor) -> Image.Image:
-    levels = pixels if pixels.dtype.itemsize == 1 else (pixels * 255).round().byte()
-    return Image.fromarray(levels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy())
 
 
 def _refuse_changed(path: str, row: Row, *, by_time: bool) -> None:
@@ -147,15 +139,11 @@ def _reduce(picture: Image.Image) -> Image.Image:
 
 
 def _redact(picture: Image.Image, row: Row) -> Image.Image:
-    import numpy as np
-    import torch
-
+    from ...pictures import pixels_of, to_picture
     from ...redact import FILLED_REASONS, Redaction, fill, redact
 
-    pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255
     hide = fill if row.reason in FILLED_REASONS else redact
-    shown = (hide(pixels, Redaction("blur", cells=_CELLS)).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
-    return Image.fromarray(shown.contiguous().numpy())
+    return to_picture(hide(pixels_of(picture, "it").float() / 255, Redaction("blur", cells=_CELLS)))
 
 
 def _encode(picture: Image.Image) -> str:
