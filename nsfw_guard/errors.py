@@ -20,3 +20,9 @@ class CheckpointError(GuardError):
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return what an error says, in one line of at most so many characters; its type if it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def why(error: BaseException) -> str:
+    """Return what went wrong with a file, without its name, in one line."""
+    said = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(said).split())[:200] or type(error).__name__

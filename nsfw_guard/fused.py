@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .frames import Frames
+from .images.frames import Frames
 from .preprocess import PreprocessSpec, View, place_of_crop, resize_order
 
 

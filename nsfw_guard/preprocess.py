@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingError, one_line
-from .frames import Frames
+from .images.frames import Frames
 from .placement import constant
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import SettingError
-from .images import ImageBatch, read_images
-from .pictures import to_picture
+from .images import ImageBatch, read_images, to_picture
 from .placement import constant
 
 if TYPE_CHECKING:

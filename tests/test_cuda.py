@@ -13,8 +13,7 @@ from pictures import structured_pictures
 
 from nsfw_guard import CARDS, NsfwGuard, Policy, Redaction
 from nsfw_guard.bench.gpu import copies_to_host, count_synchronisations
-from nsfw_guard.frames import Frames
-from nsfw_guard.images import read_images
+from nsfw_guard.images import Frames, read_images
 from nsfw_guard.preprocess import ViewBatch, kernels, model_input, plan_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

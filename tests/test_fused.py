@@ -25,7 +25,7 @@ from nsfw_guard.redact import redact_flagged
 # In a process of its own: the interpreter is switched on for the whole of it, before Triton is imported.
 SCRIPT = """
 import torch
-from nsfw_guard.frames import Frames
+from nsfw_guard.images import Frames
 from nsfw_guard.fused import model_input as fused
 from nsfw_guard.preprocess import PreprocessSpec, View, model_input, plan_views
 

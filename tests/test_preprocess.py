@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfw_guard import PreprocessSpec, SettingError
-from nsfw_guard.frames import Frames
-from nsfw_guard.images import read_images
+from nsfw_guard.images import Frames, read_images
 from nsfw_guard.preprocess import MAX_SQUASH, MAX_VIEWS, OVERLAP, View, ViewBatch, model_input, plan_views
 
 SQUASH = PreprocessSpec(32, "squash")

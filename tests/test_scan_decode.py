@@ -13,7 +13,8 @@ from test_pictures import encode, mode_picture
 
 from nsfw_guard import ImageError, SettingError
 from nsfw_guard.images import read_images
-from nsfw_guard.scan.decode import DecodeSettings, decode
+from nsfw_guard.images.settings import DecodeSettings
+from nsfw_guard.scan.decode import decode
 
 RNG = np.random.default_rng(0)
 

@@ -17,8 +17,9 @@ from PIL import Image
 from nsfw_guard import NsfwGuard
 from nsfw_guard.demo.shapes import random_scenes, render
 from nsfw_guard.images import read_images
+from nsfw_guard.images.settings import DecodeSettings
 from nsfw_guard.preprocess import ViewBatch
-from nsfw_guard.scan.decode import DecodeSettings, decode
+from nsfw_guard.scan.decode import decode
 
 SIZES = [(3000, 2000), (2000, 3000), (1920, 1080), (1600, 1600), (1500, 1001)]
 

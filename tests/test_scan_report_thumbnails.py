@@ -115,7 +115,7 @@ def test_of_an_animation_the_frame_that_decided_is_shown(tmp_path, kind):
 @pytest.mark.parametrize("counted", [1000, 3])
 def test_of_a_video_the_frame_that_decided_is_shown(tmp_path, monkeypatch, counted):
     av = pytest.importorskip("av")
-    monkeypatch.setattr("nsfw_guard.scan.video._MOST_COUNTED", counted)
+    monkeypatch.setattr("nsfw_guard.images.film._MOST_COUNTED", counted)
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -137,7 +137,8 @@ def test_of_a_video_the_frame_that_decided_is_shown(tmp_path, monkeypatch, count
 def test_frames_of_videos_are_those_that_the_scan_counted(tmp_path):
     """A phone's film is turned upright; of several streams, covers included, the frames count together."""
     av = pytest.importorskip("av")
-    from nsfw_guard.scan.decode import DecodeSettings, decode
+    from nsfw_guard.images.settings import DecodeSettings
+    from nsfw_guard.scan.decode import decode
 
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:

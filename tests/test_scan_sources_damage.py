@@ -14,8 +14,9 @@ import pytest
 from test_scan_sources_archives import PICTURES, contents, make_tar, make_zip, read
 
 from nsfw_guard import ImageError
+from nsfw_guard.images.settings import DecodeSettings
 from nsfw_guard.scan import tars
-from nsfw_guard.scan.decode import DecodeSettings, decode
+from nsfw_guard.scan.decode import decode
 from nsfw_guard.scan.sources import open_path, parse_sources
 
 

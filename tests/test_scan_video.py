@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from nsfw_guard import ImageError
-from nsfw_guard.scan.decode import DecodeSettings, decode
+from nsfw_guard.images.settings import DecodeSettings
+from nsfw_guard.scan.decode import decode
 from nsfw_guard.scan.kinds import HEAD, looks_like_video
 
 av = pytest.importorskip("av")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..guard import NsfwGuard
-from ..pictures import to_picture
+from ..images import to_picture
 from ..scan.decode import decode
 from ..scan.run import run_scan
 from ..scan.settings import ScanSettings

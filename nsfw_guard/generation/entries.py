@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..guard import NsfwGuard
 from ..identity import model_identity
-from ..pictures import to_picture
+from ..images import to_picture
 from ..verdict import Verdict
 from .folder import Entry
 from .metadata import VERDICT, encode_png

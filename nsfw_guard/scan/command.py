@@ -131,9 +131,9 @@ def scan(
             "--dry-run goes with --move, --copy, --link or --redact-to; without one nothing but --out is written."
         )
     from ..guard import NsfwGuard
+    from ..images.settings import DecodeSettings
     from ..redact import Redaction
     from .actions import Actions
-    from .decode import DecodeSettings
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources

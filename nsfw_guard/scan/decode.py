@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import ImageError, SettingError
-from ..pictures import ORIENTATION, Picture, pixels_of, reading, refuse_bomb
+from ..errors import ImageError
+from ..images.film import Film, is_film, open_film
+from ..images.pictures import ORIENTATION, Picture, pixels_of, reading, refuse_bomb
+from ..images.settings import DecodeSettings
 from .kinds import HEAD, looks_like_video
 
 # Kinds that Pillow opens and that are not decoded here: EPS is a program that Ghostscript would run, of the others
@@ -22,40 +23,6 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _FILM_BRANDS = (b"avis", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
 # EXIF orientations that turn a picture by a quarter.
 _TURNED = (5, 6, 7, 8)
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How files are decoded.
-
-    Attributes:
-        size: The edge in pixels to which the model resizes: JPEGs are decoded at a half, a quarter or an eighth of
-            their size as long as both sides stay at least twice this; ``None`` always decodes in full.
-        exact: Always decode in full.
-        every: Of animations and videos, take the frames 0, ``every``, 2 ``every``, … and the last one.
-        max_pixels: A frame with more is refused. As Pillow's own ``MAX_IMAGE_PIXELS``, 2**30 // 4 // 3, a quarter of
-            a gigabyte of RGB; what is to be more must be raised there too.
-        max_bytes: A picture's file, or an archive's member, with more is refused; videos are not read into memory.
-        max_frames: A file of which more frames would be taken is refused; ``None``: no limit.
-
-    Raises:
-        SettingError: A number out of its range.
-    """
-
-    size: int | None = None
-    exact: bool = False
-    every: int = 1
-    max_pixels: int = 89_478_485
-    max_bytes: int = 2**29
-    max_frames: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("size", "every", "max_pixels", "max_bytes", "max_frames"):
-            value = getattr(self, name)
-            if value is None and name in ("size", "max_frames"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(f"{name} is {value!r}; expected a whole number of at least 1.")
 
 
 class Decoded:
@@ -102,9 +69,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
     if not start:
         raise ImageError(f"{name} is empty.")
     if looks_like_video(start, ""):
-        from .video import decode_video
-
-        return decode_video(file, settings, name=name)
+        return _film(open_film(file, settings, name=name))
     with reading(name, "read"):
         data = file.read(settings.max_bytes + 1)
     if len(data) > settings.max_bytes:
@@ -114,14 +79,16 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
     except ImageError as error:
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
-        from .video import decode_video, is_video
-
         file.seek(0)
         # FFmpeg takes the tiles of a HEIF or AVIF picture for films.
-        if start[4:8] != b"ftyp" and is_video(file):
+        if start[4:8] != b"ftyp" and is_film(file):
             file.seek(0)
-            return decode_video(file, settings, name=name)
+            return _film(open_film(file, settings, name=name))
         raise ImageError(f"{name} is neither a picture nor a video of a known kind, or broken at its start.") from error
+
+
+def _film(film: Film) -> Decoded:
+    return Decoded("video", film.width, film.height, film.frames())
 
 
 def every_nth(count: int, every: int) -> list[int]:
@@ -148,9 +115,7 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
 
     film = None
     if len(whole.owners) == 1 and _holds_film(data):
-        from .video import decode_video
-
-        film = decode_video(io.BytesIO(data), settings, name=name)
+        film = open_film(io.BytesIO(data), settings, name=name)
 
     def frames() -> Iterator[tuple[int, Tensor]]:
         yield 0, first

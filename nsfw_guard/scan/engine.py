@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..errors import GuardError, ImageError, one_line
 from ..guard import NsfwGuard
+from ..images.settings import DecodeSettings
 from ..placement import execution_device
 from ..verdict import Scores
-from .decode import DecodeSettings, decode
+from .decode import decode
 from .entry import Entry
 from .evidence import Decider, now
 from .index import FLAGGED

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
+from ..errors import why
 from .entry import Entry, path_to_text
 from .kinds import Choice
 
@@ -115,12 +116,6 @@ def walk(
                     choice.skipped["special file"] += 1
                 elif pick is not None or choice.takes(item.name):
                     yield file_entry(item.path)
-
-
-def why(error: BaseException) -> str:
-    """Return what went wrong with a file, without its name, in one line."""
-    said = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(said).split())[:200] or type(error).__name__
 
 
 def _once(path: str, above: _Above | None, linked: set[Identity]) -> bool:

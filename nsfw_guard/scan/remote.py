@@ -10,10 +10,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, BinaryIO, cast
 
-from ..errors import SettingError, one_line
+from ..errors import SettingError, one_line, why
 from .entry import Entry
 from .kinds import Choice
-from .local import why
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # Of web servers few answer to ranges and to listings: what is there is read from the start, once.

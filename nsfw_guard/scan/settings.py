@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import SettingError
+from ..images.settings import DecodeSettings
 from ..placement import usable_cores
-from .decode import DecodeSettings
 
 if TYPE_CHECKING:
     from ..guard import NsfwGuard

@@ -93,9 +93,10 @@ def thumbnail(item: Item, *, redacted: bool) -> Thumbnail:
 
 def _frame(path: str, row: Row) -> Image.Image:
     """Decode the frame that decided, as the scan did: upright, on white; a JPEG no larger than is needed here."""
-    from ...pictures import to_picture  # with torch, which a page without pictures does not need
-    from ..decode import DecodeSettings, decode
-    from ..video import video_frame
+    from ...images import to_picture  # with torch, which a page without pictures does not need
+    from ...images.film import film_frame
+    from ...images.settings import DecodeSettings
+    from ..decode import decode
 
     index = row.frame or 0
     settings = DecodeSettings(size=SHORT, max_pixels=2 * DecodeSettings.max_pixels)  # the scan's may have been raised
@@ -103,7 +104,7 @@ def _frame(path: str, row: Row) -> Image.Image:
     _refuse_changed(path, row, by_time=not (whole and row.sha256))
     if not whole:
         with open_path(path) as stream:
-            return to_picture(video_frame(stream, index, settings, name=""))
+            return to_picture(film_frame(stream, index, settings, name=""))
     with open_path(path) as stream:
         data = stream.read(_MOST_READ + 1)
     if len(data) > _MOST_READ:
@@ -139,7 +140,7 @@ def _reduce(picture: Image.Image) -> Image.Image:
 
 
 def _redact(picture: Image.Image, row: Row) -> Image.Image:
-    from ...pictures import pixels_of, to_picture
+    from ...images.pictures import pixels_of, to_picture
     from ...redact import FILLED_REASONS, Redaction, fill, redact
 
     hide = fill if row.reason in FILLED_REASONS else redact

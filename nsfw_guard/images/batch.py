@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import ImageError
+from ..errors import ImageError
+from ..placement import constant
 from .frames import Frames
 from .pictures import Picture
-from .placement import constant
 
 # Rounding in a caller's own arithmetic; what is further out is another range, or unclamped.
 TOLERANCE = 1e-3

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ImageError
+from ..errors import ImageError, why
 from .containers import container_fault
-from .local import why
-
-if TYPE_CHECKING:
-    from .decode import Decoded, DecodeSettings
+from .settings import DecodeSettings
 
 # The only containers that are opened. FFmpeg knows many more: playlists and scripts among them, which would make it
 # open other files and addresses, and pictures, which Pillow decodes.
@@ -35,7 +32,25 @@ _COUNTED = "mov"
 _MOST_COUNTED = 1000
 
 
-def is_video(file: BinaryIO) -> bool:
+class Film:
+    """A video whose first frame could be decoded.
+
+    Attributes:
+        width: Of the first frame, upright, in pixels.
+        height: Of the first frame, upright, in pixels.
+    """
+
+    def __init__(self, width: int, height: int, frames: Iterator[tuple[int, Tensor]]) -> None:
+        self.width = width
+        self.height = height
+        self._frames = frames
+
+    def frames(self) -> Iterator[tuple[int, Tensor]]:
+        """Decode the frames that are to be looked at, one by one, once; see ``open_film``."""
+        return self._frames
+
+
+def is_film(file: BinaryIO) -> bool:
     """Return whether PyAV finds a video stream in a file."""
     try:
         import av
@@ -46,16 +61,14 @@ def is_video(file: BinaryIO) -> bool:
         return False
 
 
-def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
-    """Open a video, and decode its first frame; see ``decode.decode``.
+def open_film(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Film:
+    """Open a video, and decode its first frame.
 
     All streams of pictures are decoded, covers included; the indices count their frames in the order in the file.
 
     Raises:
         ImageError: It is broken, cut off, over a limit, or holds no frame.
     """
-    from .decode import Decoded
-
     container = _opened(file, settings, name)
     frames = _frames(container, settings, name)
     first = next(frames, None)
@@ -67,20 +80,20 @@ def decode_video(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Deco
         yield from frames
 
     height, width = first[1].shape[1:]
-    return Decoded("video", width, height, all_frames())
+    return Film(width, height, all_frames())
 
 
-def video_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: str) -> Tensor:
+def film_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: str) -> Tensor:
     """Return one frame of a video: the pixels ``[3, H, W]``, uint8, upright.
 
     Args:
-        file: As for ``decode_video``.
-        index: As ``decode_video`` counts. Far from the start of a video of one stream it is told by the frames' times.
+        file: As for ``open_film``.
+        index: As ``open_film`` counts. Far from the start of a video of one stream it is told by the frames' times.
         settings: Its limits count.
         name: What errors call it.
 
     Raises:
-        ImageError: As ``decode_video``; or it has no such frame.
+        ImageError: As ``open_film``; or it has no such frame.
     """
     with _opened(file, settings, name) as container, _reading(name):
         for number, frame in _numbered(container, index, name):

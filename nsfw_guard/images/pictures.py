@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import ImageError, one_line
+from ..errors import ImageError, one_line
 from .frames import Frames
 
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
