@@ -142,7 +142,7 @@ class NsfwGuard(PreTrainedModel):
         self._remember(None)
         batch = read_images(images, value_range=value_range)
         verdicts = self.policy.decide(self._score(batch))
-        redacted = redact_flagged(batch, verdicts, self.redaction)
+        redacted = redact_flagged(batch, verdicts, self.redaction, self.passes)
         result = GuardResult(batch.replace(redacted), verdicts)
         self._remember(verdicts)
         return result
@@ -162,6 +162,14 @@ class NsfwGuard(PreTrainedModel):
     def _score(self, batch: ImageBatch) -> Scores:
         views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
         return self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
+
+    @torch.no_grad()
+    def passes(self, batch: ImageBatch) -> list[bool]:
+        """Tell for each image of a batch whether it is not flagged, with room to spare; see ``Policy.with_room``.
+
+        What a redaction shows is looked at by this before it is handed on.
+        """
+        return [not verdict.flagged for verdict in self.policy.with_room().decide(self._score(batch))]
 
     def forward(self, clip_input: Any = None, images: Any = None) -> tuple[Any, list[bool]]:
         """Check images as a diffusers pipeline hands them over: ``guard(images=decoded, clip_input=...)``.
@@ -241,7 +249,7 @@ class NsfwGuard(PreTrainedModel):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.classifier.network.save_pretrained(folder)
-        redaction = {name: getattr(self.redaction, name) for name in ("kind", "cells", "color", "fit")}
+        redaction = {name: getattr(self.redaction, name) for name in ("kind", "cells", "verify", "color", "fit")}
         if self.redaction.image is not None:
             self.redaction.image.save(folder / _REPLACEMENT_FILE)
             redaction["image"] = _REPLACEMENT_FILE

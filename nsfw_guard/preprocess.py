@@ -215,22 +215,26 @@ class ViewBatch:
         """Make the model input of the frames ``start`` to ``stop``.
 
         Returns:
-            The views, frame by frame, ``[V, 3, size, size]``; the least and greatest value of each frame, ``[N, 2]``,
-            non-finite if it holds any such value; and how many views each frame has: none if they cannot cover it.
-            Tensors are float32, and nothing waits for the device.
+            The views of all looks, frame by frame, ``[V, 3, size, size]``; the least and greatest value of each frame,
+            ``[N, 2]``, non-finite if it holds any such value; and how many views each frame has: none if they cannot
+            cover it. Tensors are float32, and nothing waits for the device.
         """
         inputs: list[Tensor] = []
         extents: list[Tensor] = []
         counts: list[int] = []
-        for frames in self.images.stored(start, stop):
-            rows, columns = frames.data.shape[-2:]
-            plan = plan_views(rows, columns, self.spec, views=self.views) or ()
-            inputs_of_views, extent = _prepare(frames, plan, self.spec)
-            extents.append(extent)
-            counts += [len(plan)] * len(frames.data)
-            if plan:
-                inputs.append(torch.stack(inputs_of_views, 1).flatten(0, 1) if len(plan) > 1 else inputs_of_views[0])
         size = self.spec.size
+        for looks in self.images.looks(start, stop, size):
+            rows, columns = looks[0].data.shape[-2:]
+            plan = plan_views(rows, columns, self.spec, views=self.views) or ()
+            of_looks: list[Tensor] = []
+            for number, frames in enumerate(looks):
+                of_views, extent = _prepare(frames, plan, self.spec)
+                of_looks += of_views
+                if number == 0:  # of what is stored
+                    extents.append(extent)
+            counts += [len(of_looks)] * len(looks[0].data)
+            if of_looks:
+                inputs.append(torch.stack(of_looks, 1).flatten(0, 1) if len(of_looks) > 1 else of_looks[0])
         return _join(inputs) if inputs else extents[0].new_empty(0, 3, size, size), _join(extents), counts
 
 

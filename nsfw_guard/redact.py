@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,18 +14,24 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import SettingError
-from .images import ImageBatch, read_images, to_picture
+from .images import Frames, ImageBatch, read_images, to_picture
 from .placement import constant
 
 if TYPE_CHECKING:
     from .verdict import Verdict
 
+logger = logging.getLogger(__name__)
+
 KINDS = ("blur", "pixelate", "fill", "replace", "none")
 FITS = ("cover", "contain", "stretch")
 # A cell is at least this many pixels a side: below that, its mean is nearly the pixels themselves.
 MIN_CELL = 4
-# What is flagged for these reasons has no picture worth blurring: no numbers, or half-removed noise.
-FILLED_REASONS = ("non_finite", "early")
+# What is flagged for these reasons has no picture worth blurring: no numbers, half-removed noise, or a shape that
+# cannot be looked at again.
+FILLED_REASONS = ("non_finite", "early", "too_long")
+_BLACK = (0.0, 0.0, 0.0)
+# Candidates are looked at on a canvas whose short side is this many times the model's, at most.
+_CANVAS = 2
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,10 @@ class Redaction:
         kind: ``"blur"`` and ``"pixelate"`` show the mean colours of ``cells`` cells along the short side (the same
             density along the long one) and nothing else of the image; ``"fill"`` a colour; ``"replace"`` another
             picture; ``"none"`` changes no pixel, whatever the verdict.
-        cells: At least 1; fewer show less. A cell is never smaller than 4 pixels a side, and an image too small for 2x2
-            cells is filled.
+        cells: The most that is shown, at least 1; fewer show less. A cell is never smaller than 4 pixels a side, and an
+            image too small for 2x2 cells is filled.
+        verify: Look at what would come out, too, with the same model and policy: at ``cells``, a half, a quarter, …,
+            and the colour. The most detailed that is not flagged is shown, else black.
         color: RGB in [0, 1], for ``"fill"``, for what a contained picture leaves free, and wherever the kind cannot be
             used.
         image: The replacement: a PIL image, a file path, encoded bytes, a tensor ``[3, H, W]`` or an array in [0, 1].
@@ -49,6 +59,7 @@ class Redaction:
 
     kind: str = "blur"
     cells: int = 16
+    verify: bool = True
     color: tuple[float, float, float] = (0.0, 0.0, 0.0)
     image: Any = field(default=None, hash=False)
     fit: str = "cover"
@@ -58,6 +69,8 @@ class Redaction:
             raise SettingError(f"redaction is {self.kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
         if isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1:
             raise SettingError(f"cells is {self.cells!r}; expected a whole number of at least 1, such as 16.")
+        if not isinstance(self.verify, bool):
+            raise SettingError(f"verify is {self.verify!r}; expected True or False.")
         try:
             color = tuple(float(value) for value in self.color)
         except (TypeError, ValueError):
@@ -89,35 +102,154 @@ class Redaction:
         raise SettingError(f"redaction is {value!r}; expected a Redaction or one of {', '.join(map(repr, KINDS))}.")
 
 
+# Tells for each image of a batch whether it passes, with room to spare.
+Judge = Callable[[ImageBatch], list[bool]]
+
+
 class Redacted(Mapping[int, list[Tensor]]):
     """Image index → its redacted frames, each ``[3, H, W]``, float32, in [0, 1].
 
     They are made when they are asked for: what is held at a time is one image, whatever the batch.
+
+    Args:
+        images: The batch.
+        chosen: Image index → how it is redacted.
     """
 
-    def __init__(self, images: ImageBatch, reasons: dict[int, str | None], redaction: Redaction) -> None:
+    def __init__(self, images: ImageBatch, chosen: dict[int, Redaction]) -> None:
         self._images = images
-        self._reasons = reasons
-        self._redaction = redaction
+        self.chosen = chosen
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        filled = self._reasons[index] in FILLED_REASONS and self._redaction.kind != "replace"
-        return [(fill if filled else redact)(frame, self._redaction) for frame in self._images.frames(index)]
+        return [redact(frame, self.chosen[index]) for frame in self._images.frames(index)]
 
     def __contains__(self, index: object) -> bool:
-        return index in self._reasons
+        return index in self.chosen
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._reasons)
+        return iter(self.chosen)
 
     def __len__(self) -> int:
-        return len(self._reasons)
+        return len(self.chosen)
 
 
-def redact_flagged(images: ImageBatch, verdicts: list[Verdict], redaction: Redaction) -> Redacted:
-    """Redact what was flagged; nothing for ``Redaction("none")``."""
+def redact_flagged(
+    images: ImageBatch, verdicts: list[Verdict], redaction: Redaction, judge: Judge | None = None
+) -> Redacted:
+    """Redact what was flagged; nothing for ``Redaction("none")``.
+
+    Args:
+        images: The batch.
+        verdicts: One per image.
+        redaction: How, at most.
+        judge: Looks at what would come out; ``None``: nobody does. It is asked once for all single pictures, and for an
+            animated one once for each candidate: all of its frames share one.
+    """
     flagged = {index: verdict.reason for index, verdict in enumerate(verdicts) if verdict.flagged}
-    return Redacted(images, {} if redaction.kind == "none" else flagged, redaction)
+    if redaction.kind == "none":
+        return Redacted(images, {})
+    filled = replace(redaction, kind="fill", image=None)
+    unseen = {index for index, reason in flagged.items() if reason in FILLED_REASONS}
+    chosen = {index: filled if index in unseen and redaction.kind != "replace" else redaction for index in flagged}
+    if judge is not None and redaction.verify:
+        seen = [index for index in flagged if index not in unseen]
+        chosen |= _most_detailed(images, seen, redaction, judge)
+    return Redacted(images, chosen)
+
+
+def candidates(redaction: Redaction, height: int, width: int) -> list[Redaction]:
+    """Return what an image may become, the most detailed first, and black, which needs no look, last."""
+    filled = replace(redaction, kind="fill", image=None)
+    if redaction.kind in ("blur", "pixelate"):
+        cells, made = min(redaction.cells, min(height, width) // MIN_CELL), []
+        while cells >= 2:
+            made.append(replace(redaction, cells=cells))
+            cells //= 2
+    else:
+        made = [redaction] if redaction.kind == "replace" else []
+    black = replace(filled, color=_BLACK)
+    return [*made, black] if filled == black else [*made, filled, black]
+
+
+def _most_detailed(images: ImageBatch, indices: list[int], redaction: Redaction, judge: Judge) -> dict[int, Redaction]:
+    """Choose, for each image, the most detailed candidate that passes, else black."""
+    chosen: dict[int, Redaction] = {}
+    singles: list[Candidates] = []
+    for index in indices:
+        item, of_item = images.item_of(index)
+        if item.shown(of_item) > 1:
+            chosen[index] = _for_all_frames(images, index, redaction, judge)
+        else:
+            singles.append(Candidates(images, index, redaction))
+    if not singles:
+        return chosen
+    passing = iter(judge(ImageBatch(None, singles)))
+    for one in singles:
+        passes = [next(passing) for _ in range(one.count)]
+        chosen[one.index] = next(
+            (step for step, passed in zip(one.steps, passes, strict=False) if passed), one.steps[-1]
+        )
+        if redaction.kind == "replace" and chosen[one.index].kind != "replace":
+            _warn_of_replacement(redaction)
+    return chosen
+
+
+def _for_all_frames(images: ImageBatch, index: int, redaction: Redaction, judge: Judge) -> Redaction:
+    """Choose one candidate for all frames of an animated picture: looked at as it is written."""
+    item, of_item = images.item_of(index)
+    frame = next(images.frames(index))
+    *steps, black = candidates(redaction, *frame.shape[-2:])
+    for step in steps:
+        written = item.replace({of_item: Redacted(images, {index: step})[index]})
+        if all(judge(read_images(written))):
+            return step
+        if step.kind == "replace":
+            _warn_of_replacement(step)
+    return black
+
+
+class Candidates:
+    """What one image may become, as a batch of images; see ``ImageBatch``.
+
+    The image is reduced to mean colours at once; each candidate is drawn on a canvas no larger than the model needs.
+
+    Attributes:
+        index: Of the image.
+        steps: All candidates; the last needs no look.
+        count: How many are to be looked at.
+    """
+
+    def __init__(self, images: ImageBatch, index: int, redaction: Redaction) -> None:
+        self.index = index
+        self._item, self._of_item = images.item_of(index)
+        pixels = next(images.frames(index))
+        self._size = tuple(pixels.shape[-2:])
+        self._device = pixels.device
+        self.steps = candidates(redaction, *self._size)
+        self._cells = [_cell_means(pixels, step) for step in self.steps]
+        self.count = self.at_once = len(self.steps) - 1
+        self.owners = list(range(self.count))
+        self.device = self._item.device
+
+    def shown(self, image: int) -> int:
+        """How many frames a candidate has: one."""
+        return 1
+
+    def looks(self, start: int, stop: int, size: int) -> tuple[Frames, ...]:
+        """Return the looks at some candidates, as they would be written; see ``ImageBatch.looks``."""
+        scale = min(1.0, _CANVAS * size / min(self._size))
+        canvas = tuple(max(1, round(scale * side)) for side in self._size)
+        some = zip(self._cells[start:stop], self.steps[start:stop], strict=True)
+        drawn = [_drawn(cells, step, canvas, self._device) for cells, step in some]
+        return self._item.seen(drawn, self._of_item, size)
+
+    def refuse(self, low: float, high: float, name: str) -> None:
+        """Never needed: what is drawn is in range."""
+
+
+@lru_cache(maxsize=16)
+def _warn_of_replacement(redaction: Redaction) -> None:
+    logger.warning("The replacement picture is flagged itself, and is not shown: what is flagged is filled instead.")
 
 
 def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
@@ -133,9 +265,7 @@ def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
     """
     if redaction.kind == "none":
         return pixels
-    # Under a host's autocast the products would be in half precision.
-    with torch.autocast(pixels.device.type, enabled=False):
-        return _replace(pixels, redaction) if redaction.kind == "replace" else _reduced(pixels, redaction)
+    return _drawn(_cell_means(pixels, redaction), redaction, tuple(pixels.shape[-2:]), pixels.device)
 
 
 def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
@@ -154,17 +284,22 @@ def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
     return shown
 
 
-def _reduced(pixels: Tensor, redaction: Redaction) -> Tensor:
-    cells = _cell_means(pixels, redaction.cells) if redaction.kind in ("blur", "pixelate") else None
-    if cells is None:
-        return fill(pixels, redaction)
-    if redaction.kind == "pixelate":
-        return F.interpolate(cells, size=pixels.shape[-2:], mode="nearest-exact")[0]
-    # The cells are smoothed once more, so that the interpolation has no edges of cells to show: [1, 2, 1] / 4 each way.
-    smooth = F.avg_pool2d(F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
-    rows = _enlarging(smooth.shape[-2], pixels.shape[-2], pixels.device)
-    columns = _enlarging(smooth.shape[-1], pixels.shape[-1], pixels.device)
-    return (rows @ smooth[0] @ columns.T).clamp_(0, 1)
+def _drawn(cells: Tensor | None, redaction: Redaction, size: tuple[int, ...], device: torch.device) -> Tensor:
+    """Draw what is shown instead of an image, ``[3, *size]``, of its cells; without any it is filled."""
+    # Under a host's autocast the products would be in half precision.
+    with torch.autocast(device.type, enabled=False):
+        if redaction.kind == "replace":
+            return _replace(redaction, size, device)
+        if cells is None:
+            return _filled(redaction, size, device)
+        if redaction.kind == "pixelate":
+            return F.interpolate(cells, size=size, mode="nearest-exact")[0]
+        # The cells are smoothed once more, so that the interpolation has no edges of cells to show: [1, 2, 1] / 4 each
+        # way.
+        smooth = F.avg_pool2d(F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
+        rows = _enlarging(smooth.shape[-2], size[0], device)
+        columns = _enlarging(smooth.shape[-1], size[1], device)
+        return (rows @ smooth[0] @ columns.T).clamp_(0, 1)
 
 
 def _enlarging(few: int, many: int, device: torch.device) -> Tensor:
@@ -175,15 +310,20 @@ def _enlarging(few: int, many: int, device: torch.device) -> Tensor:
 
 def fill(pixels: Tensor, redaction: Redaction) -> Tensor:
     """Return an image of the redaction's colour, ``[3, H, W]``, float32, on the device of ``pixels``."""
-    color = constant(redaction.color, pixels.device)
-    return color.view(3, 1, 1).expand(3, *pixels.shape[-2:]).clone()
+    return _filled(redaction, tuple(pixels.shape[-2:]), pixels.device)
 
 
-def _cell_means(pixels: Tensor, cells: int) -> Tensor | None:
-    """Mean colours ``[1, 3, rows, columns]`` of the cells, or ``None`` if the image is too small for 2x2 of them."""
+def _filled(redaction: Redaction, size: tuple[int, ...], device: torch.device) -> Tensor:
+    return constant(redaction.color, device).view(3, 1, 1).expand(3, *size).clone()
+
+
+def _cell_means(pixels: Tensor, redaction: Redaction) -> Tensor | None:
+    """Mean colours ``[1, 3, rows, columns]`` of the cells; ``None`` if none are shown, or there is no room for 2x2."""
+    if redaction.kind not in ("blur", "pixelate"):
+        return None
     height, width = pixels.shape[-2:]
     short = min(height, width)
-    along_short = min(cells, short // MIN_CELL)
+    along_short = min(redaction.cells, short // MIN_CELL)
     if along_short < 2:
         return None
     rows, columns = (max(1, round(along_short * side / short)) for side in (height, width))
@@ -191,9 +331,9 @@ def _cell_means(pixels: Tensor, cells: int) -> Tensor | None:
     return F.adaptive_avg_pool2d(pixels[None].to(torch.float32), (rows, columns))
 
 
-def _replace(pixels: Tensor, redaction: Redaction) -> Tensor:
-    height, width = pixels.shape[-2:]
-    picture = next(read_images(redaction.image).frames(0)).to(pixels.device, non_blocking=True)
+def _replace(redaction: Redaction, canvas_size: tuple[int, ...], device: torch.device) -> Tensor:
+    height, width = canvas_size
+    picture = next(read_images(redaction.image).frames(0)).to(device, non_blocking=True)
     scale = [height / picture.shape[-2], width / picture.shape[-1]]
     if redaction.fit != "stretch":
         scale = [max(scale) if redaction.fit == "cover" else min(scale)] * 2
@@ -203,7 +343,7 @@ def _replace(pixels: Tensor, redaction: Redaction) -> Tensor:
     )
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     picture = picture[:, max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
-    canvas = fill(pixels, redaction)
+    canvas = _filled(redaction, canvas_size, device)
     top, left = max(-top, 0), max(-left, 0)
     canvas[:, top : top + picture.shape[-2], left : left + picture.shape[-1]] = picture
     return canvas

@@ -7,8 +7,10 @@ caller's own type, shape, dtype, device, range and channels. It never writes to 
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from torch import Tensor
 from ..errors import ImageError
 from ..placement import constant
 from .frames import Frames
-from .pictures import Picture
+from .pictures import Picture, called
+
+logger = logging.getLogger(__name__)
 
 # Rounding in a caller's own arithmetic; what is further out is another range, or unclamped.
 TOLERANCE = 1e-3
@@ -40,16 +44,18 @@ _EXPECTED = (
 class ImageBatch:
     """What a caller handed in, seen through the contract.
 
-    A frame is what is classified. An image is one frame, or several if it is an animated picture.
+    A frame is what is classified. An image is one frame, or several if it is an animated picture. Where people can see
+    a frame in more than one ordinary way, each is a look.
 
     Attributes:
+        items: What holds the frames.
         owners: For each frame, the index of its image.
         device: Where the caller's first tensor is; ``None`` if there is none.
     """
 
-    def __init__(self, original: Any, items: list[Stack | Picture]) -> None:
+    def __init__(self, original: Any, items: Sequence[Any]) -> None:
         self._original = original
-        self._items = items
+        self.items = items
         self._count = 0
         self.owners: list[int] = []
         self._places: list[tuple[int, int]] = []  # frame → (item, frame within the item)
@@ -63,21 +69,49 @@ class ImageBatch:
         """Return the number of images."""
         return self._count
 
+    def looks(self, start: int, stop: int, size: int) -> Iterator[tuple[Frames, ...]]:
+        """Yield the looks at the frames ``start`` to ``stop``, as many of one stack together as are small.
+
+        Args:
+            start: The first frame.
+            stop: The one after the last.
+            size: The edge in pixels to which the model resizes: what differs less than visibly there is left out.
+
+        Yields:
+            The looks at some frames, all of one size, each of the same frames; the worst counts. The first look holds
+            the extents of what is stored.
+        """
+        for item, first, last in self._parts(start, stop):
+            yield item.looks(first, last, size)
+
     def stored(self, start: int, stop: int) -> Iterator[Frames]:
-        """Yield the frames ``start`` to ``stop`` as they are stored, as many of one stack together as are small."""
-        while start < stop:
-            index, first = self._places[start]
-            item = self._items[index]
-            count = min(stop - start, len(item.owners) - first, item.at_once)
-            yield item.stored(first, first + count)
-            start += count
+        """Yield frames as they are stored, transparent ones over white, as many of one stack together as are small."""
+        for item, first, last in self._parts(start, stop):
+            yield item.stored(first, last)
 
     def frames(self, image: int) -> Iterator[Tensor]:
-        """Convert one image: yield the pixels ``[3, H, W]`` of each of its frames."""
+        """Convert one image: yield the pixels ``[3, H, W]`` of each of its frames, transparent ones over white.
+
+        The pictures beside it in its file are no frames: they are looked at, and never handed on.
+        """
         first = self.owners.index(image)
-        for frame in range(first, first + self.owners.count(image)):
+        item, of_item = self.item_of(image)
+        for frame in range(first, first + item.shown(of_item)):
             for stored in self.stored(frame, frame + 1):
                 yield stored.pixels()[0]
+
+    def item_of(self, image: int) -> tuple[Any, int]:
+        """Return what holds an image, and the index of the image in it."""
+        index, frame = self._places[self.owners.index(image)]
+        return self.items[index], self.items[index].owners[frame]
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[Any, int, int]]:
+        while start < stop:
+            index, first = self._places[start]
+            item = self.items[index]
+            count = min(stop - start, len(item.owners) - first, item.at_once)
+            yield item, first, first + count
+            start += count
 
     def refuse_out_of_range(self, extents: list[list[float]]) -> None:
         """Raise for the first frame with values outside the declared range; non-finite values are no matter of range.
@@ -90,7 +124,7 @@ class ImageBatch:
         """
         for (low, high), image, (index, _) in zip(extents, self.owners, self._places, strict=True):
             if math.isfinite(low) and math.isfinite(high) and (low < -TOLERANCE or high > 1 + TOLERANCE):
-                self._items[index].refuse(low, high, f"images[{image}]")
+                self.items[index].refuse(low, high, f"images[{image}]")
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
         """Return what the caller handed in, with the pixels of some images replaced.
@@ -104,12 +138,38 @@ class ImageBatch:
         if not redacted:
             return self._original
         if not isinstance(self._original, (list, tuple)):
-            return self._items[0].replace(redacted)
+            return self.items[0].replace(redacted)
         images = [
             item.replace({0: redacted[index]}) if index in redacted else item.original
-            for index, item in enumerate(self._items)
+            for index, item in enumerate(self.items)
         ]
         return tuple(images) if isinstance(self._original, tuple) else images
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the numbers of a tensor or array mean.
+
+    Attributes:
+        span: ``(0, 1)`` or ``(-1, 1)``, the range of floating-point values.
+        also: Other ranges in which they may be meant: each is looked at.
+        clamp: Whether values outside the range are clamped rather than refused.
+        stretch: Whether what leaves the range is looked at from its least to its greatest value, too.
+        alpha: Whether a fourth channel is alpha; otherwise channels beyond the third are a host's own.
+        written: The range in which redacted pixels are written back.
+    """
+
+    span: tuple[int, int] = (0, 1)
+    also: tuple[tuple[int, int], ...] = ()
+    clamp: bool = False
+    stretch: bool = False
+    alpha: bool = True
+    written: tuple[int, int] = (0, 1)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """How many channels an image may have."""
+        return (1, 3, 4) if self.alpha else (1, 3, 4, 6)  # LDM3D hands over RGB with one or three channels of depth
 
 
 class Stack:
@@ -118,59 +178,88 @@ class Stack:
     Args:
         original: The caller's object.
         data: The same numbers as a tensor ``[B, C, H, W]``.
-        span: ``(0, 1)`` or ``(-1, 1)``, the range of floating-point values.
-        clamp: Whether values outside the range are clamped rather than refused.
-        alpha: Whether a fourth channel is alpha; otherwise channels beyond the third are a host's own.
-        written_span: The range in which redacted pixels are written back.
+        reading: What they mean.
+        masked: Of a masked array: where something is masked, ``[B, 1, H, W]``.
     """
 
-    def __init__(
-        self,
-        original: Any,
-        data: Tensor,
-        *,
-        span: tuple[int, int],
-        clamp: bool,
-        alpha: bool,
-        written_span: tuple[int, int],
-    ) -> None:
+    def __init__(self, original: Any, data: Tensor, reading: Reading, *, masked: Tensor | None = None) -> None:
         self.original = original
         self.data = data
         self.device = None if isinstance(original, np.ndarray) else data.device
         self.count = len(data)
         self.owners = list(range(self.count))
-        self._span = span
-        self._clamp = clamp
-        self._alpha = alpha
-        self._written_span = written_span
+        self._reading = reading
+        self._masked = masked
+        self._layered = masked is not None or (data.shape[1] == 4 and reading.alpha)
+
+    def shown(self, image: int) -> int:
+        """How many frames of an image come back: one."""
+        return 1
 
     @property
     def at_once(self) -> int:
         """How many frames are converted together: what that takes is bounded, whatever the batch."""
-        limit = _CPU_PIXELS if self.data.device.type == "cpu" else _DEVICE_PIXELS
-        return max(1, limit // self.data[0, 0].numel())
+        on_cpu = self.data.device.type == "cpu"
+        if on_cpu and (self._layered or self._reading.stretch):
+            return 1  # how many looks there are differs from frame to frame
+        return max(1, (_CPU_PIXELS if on_cpu else _DEVICE_PIXELS) // self.data[0, 0].numel())
 
     def stored(self, start: int, stop: int) -> Frames:
-        """Return a slice of the frames."""
-        raw = self.data[start:stop].detach()
-        if raw.dtype not in _STORED:
-            raw = raw.to(torch.float32)
+        """Return a slice of the frames, transparent ones over white."""
+        return self._looks_as(self._raw(start, stop), self._reading.span, self._alpha_of(start, stop))[0]
+
+    def looks(self, start: int, stop: int, size: int) -> tuple[Frames, ...]:
+        """Return the looks at a slice of the frames; see ``ImageBatch.looks``."""
+        raw, alpha = self._raw(start, stop), self._alpha_of(start, stop)
+        looks = self._looks_as(raw, self._reading.span, alpha)
         if raw.dtype == torch.uint8:
-            shift, scale = 0, 255
+            return tuple(looks)
+        for span in self._reading.also:
+            looks += self._looks_as(raw, span, alpha)
+        if self._reading.stretch:
+            looks += self._stretched(raw, alpha)
+        return tuple(looks)
+
+    def _raw(self, start: int, stop: int) -> Tensor:
+        raw = self.data[start:stop].detach()
+        return raw if raw.dtype in _STORED else raw.to(torch.float32)
+
+    def _alpha_of(self, start: int, stop: int) -> Tensor | None:
+        return None if self._masked is None else 1 - self._masked[start:stop].to(torch.float32)
+
+    def _looks_as(self, raw: Tensor, span: tuple[int, int], alpha: Tensor | None) -> list[Frames]:
+        """Return the looks by one reading: the first over white, and, unless it is opaque, alone and over black."""
+        shift, scale = (0, 255) if raw.dtype == torch.uint8 else (1, 2) if span == (-1, 1) else (0, 1)
+        alone = Frames(raw[:, :3], shift, scale, raw if raw.shape[1] > 3 else None)
+        if not self._layered:
+            return [alone]
+        values = (raw.to(torch.float32) + shift) / scale
+        inside = values.clamp(0, 1)
+        color, alpha = inside[:, :3], inside[:, 3:] if alpha is None else alpha
+        # On a GPU asking would make the host wait.
+        if raw.device.type == "cpu" and bool((alpha >= 1).all()):
+            return [alone]
+        black = color * alpha
+        return [Frames(black + (1 - alpha), measured=values), alone, Frames(black)]
+
+    def _stretched(self, raw: Tensor, alpha: Tensor | None) -> list[Frames]:
+        """Return the looks at one frame from its least to its greatest value, if that leaves the range."""
+        values = raw.to(torch.float32)
+        low, high = values[:, :3].amin(), values[:, :3].amax()
+        if self._reading.span == (-1, 1):
+            inside = bool((low >= -1) & (high <= 1))
         else:
-            shift, scale = (1, 2) if self._span == (-1, 1) else (0, 1)
-        if raw.shape[1] == 4 and self._alpha:
-            values = (raw.to(torch.float32) + shift) / scale
-            opaque = values.clamp(0, 1)
-            composed = opaque[:, :3] * opaque[:, 3:] + (1 - opaque[:, 3:])
-            return Frames(composed, measured=values)
-        return Frames(raw[:, :3], shift, scale, raw if raw.shape[1] > 3 else None)
+            inside = bool((low >= 0) & (high <= 1))
+        if inside or not bool(torch.isfinite(high - low)) or bool(high == low):
+            return []
+        stretched = torch.cat([(values[:, :3] - low) / (high - low), values[:, 3:]], dim=1)
+        return self._looks_as(stretched, (0, 1), alpha)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
-        if self._clamp:
+        if self._reading.clamp:
             return
-        signed = self._span == (-1, 1)
+        signed = self._reading.span == (-1, 1)
         if signed:
             low, high = 2 * low - 1, 2 * high - 1
         if not signed and low >= -1 - 2 * TOLERANCE and high <= 1 + TOLERANCE:
@@ -182,37 +271,60 @@ class Stack:
         expected = "[-1, 1]" if signed else "[0, 1]"
         raise ImageError(f"{name} has values from {low:.4g} to {high:.4g}; expected {expected}. {advice}")
 
+    def as_written(self, pixels: Tensor, image: int) -> Tensor:
+        """Bring redacted RGB in [0, 1] into the dtype, range and channels of the image that it replaces; opaque."""
+        old = self.data[image]
+        pixels = pixels.to(old.device, torch.float32)
+        opaque, channels = 1.0, len(old)
+        if channels == 1:
+            pixels = (pixels * constant(_LUMA, pixels.device).view(3, 1, 1)).sum(0, keepdim=True)
+        if old.dtype == torch.uint8:
+            pixels, opaque = (pixels * 255).round(), 255.0
+        elif self._reading.written == (-1, 1):
+            pixels = pixels * 2 - 1
+        if channels > 3:
+            # A silhouette in the alpha shows what was taken away, and so does a host's depth.
+            further = pixels.new_full((channels - 3, *pixels.shape[1:]), opaque if self._reading.alpha else 0.0)
+            pixels = torch.cat([pixels, further])
+        return pixels.to(old.dtype)
+
+    def seen(self, candidates: list[Tensor], image: int, size: int) -> tuple[Frames, ...]:
+        """Return the looks at some redacted pixels, each ``[3, h, w]``, as they would be written for an image."""
+        written = torch.stack([self.as_written(pixels, image) for pixels in candidates])
+        # The other ranges in which what is written may be read stay.
+        again = Stack(written, written, replace(self._reading, span=self._reading.written, stretch=False))
+        return again.looks(0, len(written), size)
+
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
         """Return a copy with some images' pixels replaced; see ``ImageBatch.replace``."""
         copy = torch.empty_like(self.data)
         for index, image in enumerate(self.data.detach()):
-            copy[index] = self._as_written(redacted[index][0], image) if index in redacted else image
+            copy[index] = self.as_written(redacted[index][0], index) if index in redacted else image
+        single = self.original.ndim == 3
         if isinstance(self.original, np.ndarray):
-            array = copy.movedim(1, -1).numpy()
-            return array if self.original.ndim == 4 else array[0]
-        return copy if self.original.ndim == 4 else copy[0]
+            array = copy.movedim(1, -1).numpy().astype(self.original.dtype, copy=False)
+            return _as_array_of(self.original, array[0] if single else array, redacted)
+        made = copy[0] if single else copy
+        return made if type(self.original) is Tensor else made.as_subclass(type(self.original))
 
-    def _as_written(self, pixels: Tensor, old: Tensor) -> Tensor:
-        """Bring redacted RGB in [0, 1] into the dtype, range and channels of the image that it replaces."""
-        pixels = pixels.to(old.device, torch.float32)
-        if len(old) == 1:
-            pixels = (pixels * constant(_LUMA, pixels.device).view(3, 1, 1)).sum(0, keepdim=True)
-        if old.dtype == torch.uint8:
-            pixels = (pixels * 255).round()
-        elif self._written_span == (-1, 1):
-            pixels = pixels * 2 - 1
-        pixels = pixels.to(old.dtype)
-        if len(old) <= 3:
-            return pixels
-        # A host's further channels (depth) show the shape of what was flagged: they are emptied. Alpha is kept.
-        return torch.cat([pixels, old[3:] if self._alpha else torch.zeros_like(old[3:])])
+
+def _as_array_of(original: Any, array: np.ndarray[Any, Any], redacted: Mapping[int, Any]) -> np.ndarray[Any, Any]:
+    """Return an array of the caller's own kind; what is redacted is masked nowhere."""
+    if not isinstance(original, np.ma.MaskedArray):
+        return array
+    mask = np.ma.getmaskarray(original).copy()
+    for index in redacted:
+        mask[index if array.ndim == 4 else slice(None)] = False
+    return np.ma.MaskedArray(array, mask=mask, fill_value=original.fill_value)
 
 
 def read_images(
     images: Any,
     *,
     value_range: tuple[float, float] = (0, 1),
+    also: Sequence[tuple[float, float]] = (),
     clamp: bool = False,
+    stretch: bool = False,
     alpha: bool = True,
     written_range: tuple[float, float] | None = None,
 ) -> ImageBatch:
@@ -224,7 +336,9 @@ def read_images(
             kinds. C is 1 (gray), 3 (RGB) or 4 (RGBA). Floating point or uint8. What has been read is handed on as it
             is.
         value_range: ``(0, 1)`` or ``(-1, 1)``: what floating-point values mean. uint8 is always 0 to 255.
+        also: Other such ranges in which they may be meant: what they show is looked at, too.
         clamp: Clamp values outside the range, in a copy, instead of refusing them. For hosts that hand over raw output.
+        stretch: Look at what leaves the range from its least to its greatest value, too. For hosts that hand it on.
         alpha: Whether a fourth channel is alpha; otherwise any channels beyond the third are a host's own.
         written_range: The range of redacted pixels, if it is another than ``value_range``.
 
@@ -236,32 +350,44 @@ def read_images(
     """
     if isinstance(images, ImageBatch):
         return images
-    options: dict[str, Any] = {
-        "span": _span(value_range),
-        "clamp": clamp,
-        "alpha": alpha,
-        "written_span": _span(value_range if written_range is None else written_range),
-    }
+    reading = Reading(
+        span=_span(value_range),
+        also=tuple(map(_span, also)),
+        clamp=clamp,
+        stretch=stretch,
+        alpha=alpha,
+        written=_span(value_range if written_range is None else written_range),
+    )
     if isinstance(images, (list, tuple)):
-        items = [_item(image, f"images[{i}]", options, listed=True) for i, image in enumerate(images)]
+        items = [_item(image, f"images[{i}]", reading, listed=True) for i, image in enumerate(images)]
         if all(item.original is image for item, image in zip(items, images, strict=True)):
             return ImageBatch(images, items)
-        return ImageBatch(type(images)(item.original for item in items), items)  # paths and bytes became pictures
-    item = _item(images, "images", options, listed=False)
+        return ImageBatch(_sequence_of(images, [item.original for item in items]), items)
+    item = _item(images, "images", reading, listed=False)
     return ImageBatch(item.original, [item])
 
 
-def _item(image: Any, name: str, options: dict[str, Any], *, listed: bool) -> Stack | Picture:
+def _sequence_of(given: Any, items: list[Any]) -> Any:
+    """Return a list, tuple or named tuple of the caller's own kind."""
+    return given._make(items) if hasattr(given, "_make") else type(given)(items)
+
+
+def _item(image: Any, name: str, reading: Reading, *, listed: bool) -> Stack | Picture:
     if isinstance(image, torch.Tensor):
-        return _tensor_stack(image, name, options, listed=listed)
+        return _tensor_stack(image, name, reading, listed=listed)
     if isinstance(image, np.ndarray):
-        return _array_stack(image, name, options, listed=listed)
+        return _array_stack(image, name, reading, listed=listed)
     if isinstance(image, (Image.Image, str, Path, bytes, bytearray, memoryview)):
-        return Picture.read(image, name)
+        picture = Picture.read(image, name)
+        for warning in picture.warnings:
+            logger.warning("%s: %s", called(image, name), warning)
+        return picture
     raise ImageError(f"{name} is a {type(image).__name__}; expected {_EXPECTED}.")
 
 
-def _tensor_stack(tensor: Tensor, name: str, options: dict[str, Any], *, listed: bool) -> Stack:
+def _tensor_stack(tensor: Tensor, name: str, reading: Reading, *, listed: bool) -> Stack:
+    if tensor.is_nested:
+        raise ImageError(f"{name} is a nested tensor; expected a list of single images: pass list(images.unbind()).")
     shape = tuple(tensor.shape)
     if tensor.device.type == "meta":
         raise ImageError(f"{name} is on the meta device and holds no pixels; expected a tensor with data.")
@@ -269,45 +395,53 @@ def _tensor_stack(tensor: Tensor, name: str, options: dict[str, Any], *, listed:
         raise ImageError(f"{name} has the layout {tensor.layout}; expected a dense tensor: call .to_dense().")
     _check_dtype(tensor.dtype.is_floating_point or tensor.dtype == torch.uint8, tensor.dtype, name)
     _check_rank(tensor.ndim, shape, name, "[B, C, H, W]", "[C, H, W]", listed=listed)
-    if shape[-3] not in _channels(options):
+    if shape[-3] not in reading.channels:
         advice = " It looks like channels last: pass images.movedim(-1, -3)." if shape[-1] in (1, 3, 4) else ""
-        raise ImageError(_wrong_channels(name, shape, shape[-3], options) + advice)
+        raise ImageError(_wrong_channels(name, shape, shape[-3], reading) + advice)
     _check_sides(shape[-2], shape[-1], shape, name)
-    return Stack(tensor, tensor if tensor.ndim == 4 else tensor[None], **options)
+    plain = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+    return Stack(tensor, plain if plain.ndim == 4 else plain[None], reading)
 
 
-def _array_stack(array: np.ndarray[Any, Any], name: str, options: dict[str, Any], *, listed: bool) -> Stack:
+def _array_stack(array: np.ndarray[Any, Any], name: str, reading: Reading, *, listed: bool) -> Stack:
     shape = array.shape
+    if array.dtype.names:
+        raise ImageError(
+            f"{name} has the fields {list(array.dtype.names)}; expected plain numbers: pass "
+            "numpy.stack([array[name] for name in ('r', 'g', 'b')], axis=-1) with the names that it has."
+        )
     _check_dtype(array.dtype.kind == "f" and array.dtype.itemsize <= 8 or array.dtype == np.uint8, array.dtype, name)
     _check_rank(array.ndim, shape, name, "[B, H, W, C]", "[H, W, C]", listed=listed)
-    if shape[-1] not in _channels(options):
+    if shape[-1] not in reading.channels:
         advice = " It looks like channels first: pass numpy.moveaxis(images, -3, -1)." if shape[-3] in (1, 3, 4) else ""
-        raise ImageError(_wrong_channels(name, shape, shape[-1], options) + advice)
+        raise ImageError(_wrong_channels(name, shape, shape[-1], reading) + advice)
     _check_sides(shape[-3], shape[-2], shape, name)
-    readable = array
-    # torch shares memory only with writable, native-endian arrays of positive strides; others are copied to be read.
-    if not readable.flags.writeable or not readable.dtype.isnative or any(s < 0 for s in readable.strides):
+    readable = np.asarray(array)
+    # torch shares memory only with writable, native-endian arrays whose strides are whole, positive numbers of
+    # elements; others are copied to be read.
+    strides = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    if not (readable.flags.writeable and readable.dtype.isnative and strides):
         readable = np.array(readable, dtype=readable.dtype.newbyteorder("="))
     data = torch.from_numpy(readable).movedim(-1, -3)
-    return Stack(array, data if array.ndim == 4 else data[None], **options)
+    masked = None
+    if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
+        masked = torch.from_numpy(np.ma.getmaskarray(array).any(axis=-1))
+        masked = masked[:, None] if array.ndim == 4 else masked[None, None]
+    return Stack(array, data if array.ndim == 4 else data[None], reading, masked=masked)
 
 
-def _channels(options: dict[str, Any]) -> tuple[int, ...]:
-    # LDM3D hands over RGB with one or three channels of depth.
-    return (1, 3, 4) if options["alpha"] else (1, 3, 4, 6)
-
-
-def _wrong_channels(name: str, shape: tuple[int, ...], given: int, options: dict[str, Any]) -> str:
-    expected = ", ".join(map(str, _channels(options)))
+def _wrong_channels(name: str, shape: tuple[int, ...], given: int, reading: Reading) -> str:
+    expected = ", ".join(map(str, reading.channels))
     return f"{name} has {given} channels (shape {shape}); expected {expected}: gray, RGB or RGBA."
 
 
-def _check_dtype(ok: bool, dtype: object, name: str) -> None:
-    if not ok:
-        raise ImageError(
-            f"{name} has the dtype {dtype}; expected floating point or uint8. For integers from 0 to 255, "
-            "convert to uint8."
-        )
+def _check_dtype(ok: bool, dtype: Any, name: str) -> None:
+    if ok:
+        return
+    advice = "For integers from 0 to 255, convert to uint8."
+    if dtype in (torch.bool, np.dtype(bool)):
+        advice = "For True and False as white and black, convert to float32."
+    raise ImageError(f"{name} has the dtype {dtype}; expected floating point or uint8. {advice}")
 
 
 def _check_rank(rank: int, shape: tuple[int, ...], name: str, batch: str, single: str, *, listed: bool) -> None:

@@ -1,10 +1,10 @@
-"""Pillow pictures: files, bytes, every mode, rotation by EXIF, transparency, animation."""
+"""Pillow pictures: files, bytes, every mode, rotation by EXIF, transparency, colour, animation, pictures inside."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,40 @@ from torch import Tensor
 
 from ..errors import ImageError, one_line
 from .frames import Frames
+from .held import Held
 
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
-_HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB")
-# Formats in which several frames are one picture; of others (MPO) only the first is what people see.
-_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+_HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "LA", "RGBa", "La", "RGBX")
+# How several redacted frames are written; those of other formats as TIFF, which holds pages of any size.
+_WRITTEN: dict[str, dict[str, Any]] = {
+    "GIF": {},
+    "PNG": {},
+    "WEBP": {"lossless": True},
+    "TIFF": {},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "MPO": {"quality": 95, "subsampling": 0},
+}
 ORIENTATION = 0x0112  # EXIF's tag
+_LONGEST_NAME, _LONGEST_PATH = 200, 4096
+_OPAQUE = 255
 
 
 class Picture:
-    """One picture; each of its frames is classified.
+    """One picture; each of its frames is classified, and so is what else its file shows.
 
     Args:
         picture: As it was opened, or as a caller made it.
         name: What error messages call it.
-        data: The encoded file, if it is at hand; else an animated picture's own file is read.
-        opener: How ``data`` is opened again: to read frames without moving ``picture``.
+        data: The encoded file, if it is at hand.
         max_pixels: More than so many in a frame are refused; ``None``: ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Attributes:
         original: The caller's PIL image, or the one that was opened from a path or bytes.
-        owners: One 0 per frame: a picture is one image.
+        owners: One 0 per frame and per picture beside them: a picture is one image.
         count: 1.
         at_once: 1: frames are decoded one by one.
         device: ``None``: a picture is on no device.
+        warnings: What of it cannot be looked at, and why.
     """
 
     count = 1
@@ -47,27 +57,19 @@ class Picture:
     device = None
 
     def __init__(
-        self,
-        picture: Image.Image,
-        name: str,
-        *,
-        data: bytes | None = None,
-        opener: Callable[[io.BytesIO], Image.Image] = Image.open,
-        max_pixels: int | None = None,
+        self, picture: Image.Image, name: str, *, data: bytes | None = None, max_pixels: int | None = None
     ) -> None:
         self.original = picture
         self._name = name
-        self._opener = opener
         self._max_pixels = max_pixels
+        self.warnings: list[str] = []
         if not picture.width or not picture.height:
             raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
         if picture.mode == "F":
             raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
-        self._reader: Any = None
         with reading(name, "decoded"):
-            self.owners = [0] * getattr(picture, "n_frames", 1)
-            # Frames are read by a reader of our own: the caller's picture stays where it is.
-            self._data = b"" if len(self.owners) == 1 else _file_of(picture) if data is None else data
+            self._held = Held(picture, data, self.warnings)
+        self.owners = [0] * len(self._held)
 
     @classmethod
     def read(cls, source: Any, name: str) -> Picture:
@@ -78,60 +80,76 @@ class Picture:
         """
         if isinstance(source, Image.Image):
             return cls(source, name)
-        where = str(source) if isinstance(source, (str, Path)) else f"{name} ({len(source)} bytes)"
+        where = called(source, name)
+        if isinstance(source, str) and (source.startswith("data:") or len(source) > _LONGEST_PATH):
+            raise ImageError(
+                f"{where} is no file path; expected a path or bytes. For text in base64, without what stands before "
+                "the comma of a data: URL, pass base64.b64decode(text)."
+            )
         with reading(where, "opened as a picture"):
             # Read in full: the picture is decoded lazily, and the file may be gone by then.
             data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
             picture = Image.open(io.BytesIO(data))
         refuse_bomb(picture, where)
-        return cls(picture, where)
+        return cls(picture, where, data=data)
+
+    def shown(self, image: int) -> int:
+        """How many frames of it come back."""
+        return self._held.frames
 
     def stored(self, start: int, stop: int) -> Frames:
-        """Decode frames; see ``ImageBatch.stored``."""
+        """Decode frames as they are stored, transparent ones over white; see ``ImageBatch.stored``."""
+        return self._looks(start, None)[0]
+
+    def looks(self, start: int, stop: int, size: int) -> tuple[Frames, ...]:
+        """Decode the looks at one frame; see ``ImageBatch.looks``."""
+        return self._looks(start, size)
+
+    def _looks(self, index: int, size: int | None) -> tuple[Frames, ...]:
         with reading(self._name, "decoded"):
-            each = [_to_tensor(self._frame(index), self._name)[None] for index in range(start, stop)]
-            frames = each[0] if len(each) == 1 else torch.cat(each)
-        return Frames(frames, scale=255 if frames.dtype == torch.uint8 else 1)
+            looks = looks_at(self._frame(index), self._name, size)
+        return tuple(Frames(look[None], scale=255 if look.dtype == torch.uint8 else 1) for look in looks)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: decoded pictures are in range."""
 
-    def replace(self, redacted: Mapping[int, list[Tensor]]) -> Image.Image:
-        """Return a picture of the redacted frames, in the original's mode if that can hold it.
+    def seen(self, candidates: list[Tensor], image: int, size: int) -> tuple[Frames, ...]:
+        """Return the looks at some redacted pixels, each ``[3, h, w]``, as they would be written."""
+        mode = self._frame(0).mode
+        pixels = torch.stack([looks_at(_put(one, mode), self._name, None)[0] for one in candidates])
+        return (Frames(pixels, scale=255),)
 
-        No metadata is carried over: it may hold a thumbnail of what was redacted.
+    def replace(self, redacted: Mapping[int, list[Tensor]]) -> Image.Image:
+        """Return an opaque picture of the redacted frames, in the original's mode if that can hold it.
+
+        Nothing else of the file is carried over: it may hold a thumbnail of what was redacted.
         """
         frames, info = [], []
         for index, pixels in enumerate(redacted[0]):
             frame = self._frame(index)
-            frames.append(_put(pixels, frame))
+            frames.append(_put(pixels, frame.mode))
             info.append(frame.info)  # each frame has its own duration
-        if len(frames) == 1 or self.original.format not in _ANIMATED:
+        if len(frames) == 1:
             return frames[0]
-        timing = (
-            {"duration": [entry["duration"] for entry in info]} if all("duration" in entry for entry in info) else {}
-        )
-        loop = {"loop": info[0]["loop"]} if "loop" in info[0] else {}
-        lossless = {"lossless": True} if self.original.format == "WEBP" else {}
+        kind = self.original.format if self.original.format in _WRITTEN else "TIFF"
+        options = dict(_WRITTEN[kind or "TIFF"])
+        if all("duration" in entry for entry in info):
+            options["duration"] = [entry["duration"] for entry in info]
+        if "loop" in info[0]:
+            options["loop"] = info[0]["loop"]
+        if kind == "GIF":
+            frames = [frame.convert("RGB").quantize(255, dither=Image.Dither.NONE) for frame in frames]
+        frames = _distinct(frames)
         file = io.BytesIO()
-        frames[0].save(
-            file, self.original.format, save_all=True, append_images=frames[1:], **timing, **loop, **lossless
-        )
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:], **options)
         return Image.open(file)
 
     def _frame(self, index: int) -> Image.Image:
         """One frame, upright."""
-        picture = self.original
         with reading(self._name, "decoded"):
-            if len(self.owners) == 1:
-                picture.load()
-                return _upright(picture)
-            # Forward only: going back decodes from the start again, which some of Pillow's readers cannot do in place.
-            if self._reader is None or self._reader.tell() > index:
-                self._reader = self._opener(io.BytesIO(self._data))
-            self._reader.seek(index)
-            refuse_bomb(self._reader, self._name, self._max_pixels)
-            return _upright(self._reader.copy())
+            frame = self._held.frame(index)
+            refuse_bomb(frame, self._name, self._max_pixels)
+            return _upright(frame)
 
 
 @contextmanager
@@ -149,14 +167,12 @@ def reading(name: str, done: str) -> Iterator[None]:
         raise ImageError(f"{name} cannot be {done}: {one_line(error)}") from error
 
 
-def _file_of(picture: Any) -> bytes:
-    """The encoded file that an animated picture reads from."""
-    at = picture.fp.tell()
-    try:
-        picture.fp.seek(0)
-        return bytes(picture.fp.read())
-    finally:
-        picture.fp.seek(at)
+def called(source: Any, name: str) -> str:
+    """Return what messages call a picture: its path, or the name and size of what it is; never what is in it."""
+    if isinstance(source, (str, Path)):
+        path = str(source)
+        return path if len(path) <= _LONGEST_NAME else f"{name} ({len(path)} characters, {path[:24]!r}…)"
+    return f"{name} ({len(source)} bytes)" if isinstance(source, (bytes, bytearray, memoryview)) else name
 
 
 def refuse_bomb(picture: Image.Image, name: str, max_pixels: int | None = None) -> None:
@@ -170,14 +186,107 @@ def refuse_bomb(picture: Image.Image, name: str, max_pixels: int | None = None) 
         )
 
 
-def _put(pixels: Tensor, frame: Image.Image) -> Image.Image:
-    """Make redacted pixels a picture of the frame's mode, with the frame's alpha."""
+def looks_at(frame: Image.Image, name: str, size: int | None, *, data: bytes | None = None) -> list[Tensor]:
+    """Return the looks at an upright frame, each ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1].
+
+    They are all combinations of what its numbers may mean, its colours as stored and as shown, and its transparency:
+    over white, alone, over black.
+
+    Args:
+        frame: The frame.
+        name: What errors call it.
+        size: The edge in pixels to which the model resizes; what differs less than visibly there is left out. ``None``:
+            only the first look.
+        data: The encoded file, if it is at hand: where it says what its colours mean.
+
+    Raises:
+        ImageError: Numbers whose range is unknown.
+    """
+    looks: list[Tensor] = []
+    for meant in _readings(frame, name, size):
+        if isinstance(meant, Tensor):
+            looks.append(meant)
+            continue
+        looks += _layers(meant, size)
+    return looks if size is not None else looks[:1]
+
+
+def _readings(frame: Image.Image, name: str, size: int | None) -> list[Any]:
+    """Return what the numbers of a frame may mean: the frame, or ``[1, H, W]`` for each meaning of gray of 16 bits."""
+    if not frame.mode.startswith("I"):
+        return [frame]
+    values = torch.from_numpy(np.asarray(frame).astype(np.float32))[None]
+    low, high = float(values.min()), float(values.max())
+    if frame.format is None and (low < 0 or high > 65535):
+        raise ImageError(f"{name} has the mode {frame.mode} and values outside 0 to 65535; expected 16-bit gray.")
+    # Viewers take 16 bits, or the values that there are; Pillow's own conversion, and so most scripts, clips at 255.
+    readings = [(values / 65535).clamp(0, 1), (values / 255).clamp(0, 1)]
+    if high <= 255:
+        readings.reverse()
+    if high > low:
+        readings.append((values - low) / (high - low))
+    kept = readings[:1]
+    for reading_ in readings[1:] if size is not None else ():
+        if not any(torch.equal(reading_, other) for other in kept):
+            kept.append(reading_)
+    return kept
+
+
+def _layers(frame: Image.Image, size: int | None) -> list[Tensor]:
+    """Return the looks at a frame of 8 bits: over white, and, unless it is opaque, alone and over black."""
+    if not frame.has_transparency_data and frame.mode not in ("La", "RGBa", "PA"):
+        return [_rgb(frame)]
+    layered = np.array(_with_alpha(frame))
+    alpha = layered[..., 3:].astype(np.uint16)
+    alone = torch.from_numpy(layered[..., :3].copy()).movedim(-1, 0)
+    if alpha.min() == _OPAQUE:
+        return [alone]
+    black = layered[..., :3] * alpha
+    looks = [
+        torch.from_numpy(((over + 127) // 255).astype(np.uint8)).movedim(-1, 0)
+        for over in (black + 255 * (255 - alpha), black)
+    ]
+    return [looks[0], alone, looks[1]] if size is not None else looks[:1]
+
+
+def _with_alpha(frame: Image.Image) -> Image.Image:
+    if frame.mode == "La":
+        frame = frame.convert("LA")
+    return frame if frame.mode == "RGBA" else frame.convert("RGBA")
+
+
+def _rgb(frame: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(frame if frame.mode == "RGB" else frame.convert("RGB"))).movedim(-1, 0)
+
+
+def _put(pixels: Tensor, mode: str) -> Image.Image:
+    """Make redacted pixels an opaque picture of a mode, or RGB where that cannot hold them."""
     picture = to_picture(pixels)
-    if frame.has_transparency_data:
-        picture = picture.convert("LA" if frame.mode == "LA" else "RGBA")
-        picture.putalpha(frame.convert("RGBA").getchannel("A"))
+    if mode not in _HOLDING_MODES:
         return picture
-    return picture.convert(frame.mode) if frame.mode in _HOLDING_MODES else picture
+    if mode in ("RGBa", "La"):  # of opaque pixels the same numbers
+        return picture.convert(mode.upper()).convert(mode)
+    return picture if mode == "RGB" else picture.convert(mode)
+
+
+def _distinct(frames: list[Image.Image]) -> list[Image.Image]:
+    """Change one pixel of frames that are equal to the one before: writers would leave them out."""
+    made: list[Image.Image] = []
+    for frame in frames:
+        if made and made[-1].size == frame.size and made[-1].convert("RGB").tobytes() == frame.convert("RGB").tobytes():
+            frame = frame.copy()
+            corner = (frame.width - 1, frame.height - 1)
+            color = frame.convert("RGB").getpixel(corner)
+            changed = (*color[:2], color[2] ^ 1)
+            if frame.mode == "P":
+                palette = (frame.getpalette() or [])[: 3 * 255]
+                palette += [0] * (3 * 255 - len(palette))
+                frame.putpalette([*palette, *changed])
+                frame.putpixel(corner, 255)
+            else:
+                frame.putpixel(corner, Image.new("RGB", (1, 1), changed).convert(frame.mode).getpixel((0, 0)))
+        made.append(frame)
+    return made
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
@@ -190,30 +299,14 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 
 def pixels_of(picture: Image.Image, name: str) -> Tensor:
-    """Decode the frame at which a picture is, upright: ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1].
+    """Decode the frame at which a picture is, upright: the first of ``looks_at``.
 
     Raises:
         ImageError: 16-bit gray with values outside its range.
     """
-    return _to_tensor(_upright(picture), name)
+    return looks_at(_upright(picture), name, None)[0]
 
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says; one that says nothing is handed on, not copied."""
     return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
-
-
-def _to_tensor(picture: Image.Image, name: str) -> Tensor:
-    """Decode an upright frame to ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1], composited on white."""
-    if picture.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit gray clips at 255 and shows nearly everything white.
-        values = np.asarray(picture).astype(np.float32) / 65535
-        if values.min() < 0 or values.max() > 1:
-            raise ImageError(f"{name} has the mode {picture.mode} and values outside 0 to 65535; expected 16-bit gray.")
-        return torch.from_numpy(values)[None]
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    array = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    return torch.from_numpy(array).movedim(-1, 0)

@@ -102,7 +102,7 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
     with reading(name, "opened"):
         picture = opener(io.BytesIO(data))
     refuse_bomb(picture, name, settings.max_pixels)
-    whole = Picture(picture, name, data=data, opener=opener, max_pixels=settings.max_pixels)
+    whole = Picture(picture, name, data=data, max_pixels=settings.max_pixels)
     chosen = every_nth(len(whole.owners), settings.every)
     if settings.max_frames is not None and len(chosen) > settings.max_frames:
         raise ImageError(
