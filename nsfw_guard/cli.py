@@ -21,7 +21,7 @@ from rich.text import Text
 from . import __version__
 from .audit_command import audit, verify
 from .bench.command import bench
-from .console import default_device, quiet
+from .console import Cells, Color, Kind, Replacement, default_device, quiet, redaction_of
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 from .generation.command import generate
@@ -50,7 +50,6 @@ Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or 
 PolicyName = Annotated[
     str, typer.Option("--policy", help="A preset of the model card: strict, balanced, permissive, …")
 ]
-Kind = Annotated[str, typer.Option("--redaction", help="blur, pixelate, fill or none.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,6 +64,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where to write the pictures.")] = Path("nsfw-guard-demo"),
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; may be given several times.")] = None,
     redaction: Kind = "blur",
+    cells: Cells = 16,
+    color: Color = "black",
+    replacement: Replacement = None,
     policy: PolicyName = "balanced",
     seed: Annotated[int, typer.Option(help="Of the first picture; each further one has the next.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = STEPS,
@@ -81,7 +83,7 @@ def demo(
 
         quiet()
         prompts = list(prompt or PROMPTS)
-        guard = NsfwGuard("demo", policy=policy, redaction=redaction)
+        guard = NsfwGuard("demo", policy=policy, redaction=redaction_of(redaction, cells, color, replacement))
         out.mkdir(parents=True, exist_ok=True)
         with _progress() as progress:
             task = progress.add_task("drawing", total=None)
@@ -109,6 +111,9 @@ def check(
     policy: PolicyName = "balanced",
     threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
     redaction: Kind = "blur",
+    cells: Cells = 16,
+    color: Color = "black",
+    replacement: Replacement = None,
     redact_to: Annotated[
         Path | None, typer.Option(help="Write each picture that may be shown here: redacted if flagged, else a copy.")
     ] = None,
@@ -127,7 +132,12 @@ def check(
 
         quiet()
         guard = NsfwGuard(
-            model, policy=policy, redaction=redaction, device=device or default_device(), dtype=dtype, views=views
+            model,
+            policy=policy,
+            redaction=redaction_of(redaction, cells, color, replacement),
+            device=device or default_device(),
+            dtype=dtype,
+            views=views,
         )
         if threshold is not None:
             guard.policy = replace(guard.policy, threshold=threshold)
@@ -242,23 +252,22 @@ def main() -> None:
 
 
 def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict:
-    from .saving import format_of, save_picture
+    from .images.settings import DecodeSettings
+    from .images.sniff import read_file
+    from .saving import format_of, redact_file
 
-    data = path.read_bytes()  # once: what is checked is what is copied
-    if redact_to is None:
-        return guard.check(data)[0]
-    target = redact_to / path.name
-    if target.exists():
+    data = read_file(path, DecodeSettings())  # once: what is checked is what is copied
+    target = None if redact_to is None else redact_to / path.name
+    if target is not None and target.exists():
         raise SettingError(f"{target} exists and is not overwritten; name another folder.")
-    result = guard.apply(data)
-    part = target.with_name(f".{target.name}.part")
-    if result.flagged:
-        with part.open("wb") as file:
-            save_picture(result.images, file, format_of(target.name))
-    else:
+    (verdict,) = guard.check(data)
+    if target is not None:
+        if verdict.flagged:
+            data = redact_file(guard, data, format_of(target.name), reason=verdict.reason)
+        part = target.with_name(f".{target.name}.part")
         part.write_bytes(data)
-    part.replace(target)
-    return result.verdicts[0]
+        part.replace(target)
+    return verdict
 
 
 def _said(verdict: Verdict) -> Text:

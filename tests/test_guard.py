@@ -27,11 +27,12 @@ def with_policy(guard, **settings):
 
 
 def test_unflagged_images_are_bit_identical_and_flagged_ones_redacted(half, images):
+    half.redaction = Redaction("blur", verify=False)
     kept = images.clone()
     result = half.apply(images)
     assert torch.equal(images, kept)
     for image, out, verdict in zip(images, result.images, result.verdicts, strict=True):
-        expected = redact(image, half.redaction) if verdict.flagged else image
+        expected = redact(image, Redaction("blur")) if verdict.flagged else image
         assert torch.equal(out, expected)
     assert sum(result.flags) == 4
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..console import quiet
+from ..console import Cells, Color, Kind, Replacement, quiet, redaction_of
 from ..errors import GuardError, SettingError
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def generate(
     policy: Annotated[str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")] = (
         "balanced"
     ),
-    redaction: Annotated[str, typer.Option(help="blur, pixelate or fill.")] = "blur",
+    redaction: Kind = "blur",
+    cells: Cells = 16,
+    color: Color = "black",
+    replacement: Replacement = None,
     on_flag: Annotated[
         str,
         typer.Option(
@@ -98,7 +101,11 @@ def generate(
     generation = Generation(
         pipe,
         out,
-        guard=NsfwGuard(model or (DEMO if pipeline == DEMO else None), policy=policy, redaction=redaction),
+        guard=NsfwGuard(
+            model or (DEMO if pipeline == DEMO else None),
+            policy=policy,
+            redaction=redaction_of(redaction, cells, color, replacement),
+        ),
         on_flag=on_flag,
         batch_size=batch_size,
         num_images=num_images,

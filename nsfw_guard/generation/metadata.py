@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..images.pictures import is_layered, with_alpha
+
 VERDICT = "nsfw_guard"
 XMP = "XML:com.adobe.xmp"
 # https://cv.iptc.org/newscodes/digitalsourcetype/
@@ -27,7 +29,7 @@ def encode_png(picture: Image.Image, texts: Mapping[str, Any], *, composite: boo
     """Return a PNG file of a picture, with nothing else of it than its pixels and what is given.
 
     Args:
-        picture: In a mode that PNG can hold; else as RGB.
+        picture: In a mode that PNG can hold; else as RGB, with its alpha as RGBA.
         texts: Keyword → text, or plain values that are written as JSON. All are iTXt chunks, in UTF-8.
         composite: Whether a part of it is an older picture (in-painting), for IPTC's digital source type.
     """
@@ -35,8 +37,8 @@ def encode_png(picture: Image.Image, texts: Mapping[str, Any], *, composite: boo
     for name, value in texts.items():
         info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     info.add_itxt(XMP, _PACKET.format(source=COMPOSITE if composite else GENERATED))
-    if picture.mode not in ("RGB", "RGBA", "L", "LA"):
-        picture = picture.convert("RGB")
+    if picture.mode not in ("RGB", "RGBA", "L", "LA", "I;16", "I"):  # gray of 16 bits stays what was looked at
+        picture = with_alpha(picture) if is_layered(picture) else picture.convert("RGB")
     file = io.BytesIO()
     # Pillow would take these from the picture: what a pipeline hands on is pixels.
     picture.save(file, "PNG", pnginfo=info, icc_profile=None, exif=b"")

@@ -234,9 +234,9 @@ def _readings(frame: Image.Image, name: str, size: int | None) -> list[Any]:
 
 def _layers(frame: Image.Image, size: int | None) -> list[Tensor]:
     """Return the looks at a frame of 8 bits: over white, and, unless it is opaque, alone and over black."""
-    if not frame.has_transparency_data and frame.mode not in ("La", "RGBa", "PA"):
+    if not is_layered(frame):
         return [_rgb(frame)]
-    layered = np.array(_with_alpha(frame))
+    layered = np.array(with_alpha(frame))
     alpha = layered[..., 3:].astype(np.uint16)
     alone = torch.from_numpy(layered[..., :3].copy()).movedim(-1, 0)
     if alpha.min() == _OPAQUE:
@@ -249,7 +249,13 @@ def _layers(frame: Image.Image, size: int | None) -> list[Tensor]:
     return [looks[0], alone, looks[1]] if size is not None else looks[:1]
 
 
-def _with_alpha(frame: Image.Image) -> Image.Image:
+def is_layered(frame: Image.Image) -> bool:
+    """Whether a picture may be transparent somewhere."""
+    return frame.has_transparency_data or frame.mode in ("La", "RGBa", "PA")
+
+
+def with_alpha(frame: Image.Image) -> Image.Image:
+    """Return a picture with transparency as RGBA."""
     if frame.mode == "La":
         frame = frame.convert("LA")
     return frame if frame.mode == "RGBA" else frame.convert("RGBA")

@@ -16,10 +16,8 @@ from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_file, sync_folder
-from ..images import read_images
-from ..redact import Redaction, redact_flagged
-from ..saving import format_of, save_picture
-from ..verdict import Level, Verdict
+from ..guard import NsfwGuard
+from ..saving import format_of, redact_file
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
 from .glob import fixed_part, has_magic
@@ -44,7 +42,7 @@ class Actions:
         folder: Where to; a file keeps its place below its source.
         sources: Of the scan.
         out: The scan's folder; ``actions.jsonl`` in it says what went where, before it goes.
-        redaction: How, for ``"redact"``.
+        guard: For ``"redact"``: its redaction counts, and it looks at what is written.
         dry_run: Only say what would be done.
 
     Attributes:
@@ -65,11 +63,11 @@ class Actions:
         sources: Sources,
         given: list[str],
         out: Path,
-        redaction: Redaction,
+        guard: NsfwGuard,
         dry_run: bool = False,
     ) -> None:
         self.kind, self.folder = kind, Path(os.path.abspath(folder))
-        self._sources, self._redaction, self._dry_run = sources, redaction, dry_run
+        self._sources, self._guard, self._dry_run = sources, guard, dry_run
         self._log = out / LOG
         self._turn = threading.Lock()
         self.done = 0
@@ -78,7 +76,7 @@ class Actions:
         for source in given:
             if lies_in(folder, source):
                 raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
-        if kind == "redact" and redaction.kind == "none":
+        if kind == "redact" and guard.redaction.kind == "none":
             raise SettingError(
                 "--redact-to with --redaction none would copy what is flagged; choose another redaction."
             )
@@ -183,12 +181,10 @@ class Actions:
             data = source.read()
         if looks_like_video(data[:HEAD], entry.path):
             raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
-        batch = read_images([data])
         # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
-        verdict = Verdict(True, 1.0, 0.0, Level.HIGH, reason="score")
-        (picture,) = batch.replace(redact_flagged(batch, [verdict], self._redaction))
+        written = redact_file(self._guard, data, format_of(name))
         with temporary.open("wb") as file:
-            save_picture(picture, file, format_of(name))
+            file.write(written)
             sync_file(file)
 
     def _say(self, entry: Entry, target: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..console import default_device, quiet
+from ..console import Cells, Color, Kind, Replacement, default_device, quiet, redaction_of
 from ..errors import SettingError
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def scan(
     copy: Annotated[Path | None, typer.Option(help="Copy flagged files here.")] = None,
     link: Annotated[Path | None, typer.Option(help="Link to flagged files from here.")] = None,
     redact_to: Annotated[Path | None, typer.Option(help="Write redacted copies of flagged pictures here.")] = None,
-    redaction: Annotated[str, typer.Option(help="For --redact-to: blur, pixelate or fill.")] = "blur",
+    redaction: Kind = "blur",
+    cells: Cells = 16,
+    color: Color = "black",
+    replacement: Replacement = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Scan, and only say what would be moved, copied, linked or redacted.")
     ] = False,
@@ -132,7 +135,6 @@ def scan(
         )
     from ..guard import NsfwGuard
     from ..images.settings import DecodeSettings
-    from ..redact import Redaction
     from .actions import Actions
     from .run import run_scan
     from .settings import ScanSettings
@@ -151,11 +153,7 @@ def scan(
         max_bytes=DecodeSettings.max_bytes if max_bytes is None else max_bytes,
         retry_errors=retry_errors,
     )
-    actions = None
-    for kind, folder in chosen.items():
-        actions = Actions(
-            kind, folder, sources=found, given=given, out=out, redaction=Redaction.parse(redaction), dry_run=dry_run
-        )
+    shown = redaction_of(redaction, cells, color, replacement)
     _settle(settings.max_pixels)
     model = os.path.abspath(model) if os.path.isdir(model) else model
     loaded: dict[str, Any] = {
@@ -169,9 +167,12 @@ def scan(
         device = "cpu"
     elif runtime != "onnx":  # which knows where it runs
         device = device or default_device()
-    guard = NsfwGuard(**loaded, policy=policy, device=device)
+    guard = NsfwGuard(**loaded, policy=policy, device=device, redaction=shown)
     if threshold is not None:
         guard.policy = replace(guard.policy, threshold=threshold)
+    actions = None
+    for kind, folder in chosen.items():
+        actions = Actions(kind, folder, sources=found, given=given, out=out, guard=guard, dry_run=dry_run)
     with _progress() as progress:
         task = progress.add_task("scanning", total=None, said="")
         if not lists and all(map(os.path.isdir, given)):

@@ -24,8 +24,8 @@ MOST_BYTES = 6144
 # Of one encoded picture; a larger one is not worth the memory that it takes.
 _MOST_READ = 256 * 2**20
 _COPIES_TRIED = 3
-# Half of what a redacted picture has: on so small a copy, 16 still show what it was.
-_CELLS = 8
+# Fewer than a redacted picture has: on so small a copy, 16 still show what it was, and nobody looks at it again.
+_CELLS = 4
 # Modified times go through files that keep them as decimal numbers.
 _SAME_TIME = 1e-3
 
