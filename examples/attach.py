@@ -4,10 +4,10 @@ The demo pipeline draws shapes; its stand-in for "unsafe" is the triangle. No NS
 """
 
 import torch
-from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
 
 from nsfw_guard import NsfwGuard, SettingError
 from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
+from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
 
 PROMPTS = ["a red circle on a blue background", "a yellow triangle on a purple background"]
 

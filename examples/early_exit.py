@@ -6,11 +6,11 @@ The demo pipeline draws shapes; its stand-in for "unsafe" is the triangle. No NS
 import argparse
 
 import torch
-from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
 
 from nsfw_guard import NsfwGuard
 from nsfw_guard.demo import STEPS, shapes
 from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
+from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--pictures", type=int, default=8, help="of each kind, safe and unsafe")

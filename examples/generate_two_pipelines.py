@@ -5,12 +5,12 @@ The stand-in for "unsafe" is the triangle. No NSFW model is used.
 
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from nsfw_guard.integrations.diffusers_pipeline import attach
 
 from nsfw_guard import NsfwGuard
 from nsfw_guard.audit import read
 from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
 from nsfw_guard.generation import GuardedFolder
+from nsfw_guard.integrations.diffusers_pipeline import attach
 
 PROMPTS = ["a red circle on a blue background", "a yellow triangle on a purple background"]
 

@@ -7,10 +7,10 @@ used. For the modular pipelines of diffusers, `attach(pipe)` is simpler, and loo
 import torch
 from diffusers import ModularPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines import InputParam, OutputParam
-from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock
 
 from nsfw_guard import NsfwGuard
 from nsfw_guard.demo.shapes import draw
+from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock
 
 
 class Draw(ModularPipelineBlocks):

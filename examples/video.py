@@ -5,11 +5,11 @@ The stand-in for "unsafe" is the triangle. No NSFW model is used.
 
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
-from nsfw_guard.integrations.diffusers_pipeline import attach
 from PIL import Image
 
 from nsfw_guard import NsfwGuard
 from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
+from nsfw_guard.integrations.diffusers_pipeline import attach
 
 parts = load_pipeline()
 torch.manual_seed(0)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from nsfw_guard import ImageError
 from nsfw_guard.images.settings import DecodeSettings
+from nsfw_guard.images.sniff import HEAD
 from nsfw_guard.scan.decode import decode
-from nsfw_guard.scan.kinds import HEAD, looks_like_video
+from nsfw_guard.scan.kinds import looks_like_video
 
 av = pytest.importorskip("av")
 

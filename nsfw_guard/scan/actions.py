@@ -17,13 +17,14 @@ from urllib.parse import unquote
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_file, sync_folder
 from ..images import read_images
+from ..images.sniff import HEAD
 from ..redact import Redaction, redact_flagged
 from ..saving import format_of, save_picture
 from ..verdict import Level, Verdict
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
 from .glob import fixed_part, has_magic
-from .kinds import HEAD, looks_like_video
+from .kinds import looks_like_video
 from .row import Row
 from .sources import Sources, is_local_file
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from ..errors import GuardError, ImageError, one_line
 from ..guard import NsfwGuard
 from ..images.settings import DecodeSettings
+from ..images.sniff import HEAD
 from ..placement import execution_device
 from ..verdict import Scores
 from .decode import decode
 from .entry import Entry
 from .evidence import Decider, now
 from .index import FLAGGED
-from .kinds import HEAD, looks_like_video
+from .kinds import looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
 from .settings import ScanSettings, cores
