@@ -41,16 +41,16 @@ class Evidence:
             self._last = frame
         self.problem = self.problem or scores.problems[image]
         levels = [scores.card.levels[label] for label in scores.labels]
-        for number, view in enumerate(scores.probabilities[image]):
+        for view in scores.probabilities[image]:
             self.views += 1
             if not all(map(math.isfinite, view)):
-                self._best.setdefault("non_finite", (math.nan, (frame, number), view))
+                self._best.setdefault("non_finite", (math.nan, (frame, self.views), view))
                 continue
             values: dict[Level | str, float] = {level: tail_score(view, levels, level) for level in Level if level}
             values.update(zip(scores.labels, view, strict=True))
             for key, value in values.items():
                 if key not in self._best or value > self._best[key][0]:
-                    self._best[key] = (value, (frame, number), view)
+                    self._best[key] = (value, (frame, self.views), view)
 
     def looked_at(self) -> tuple[tuple[int, View], ...]:
         """Return them in order: the index of the frame, and a probability for each label."""
