@@ -53,8 +53,6 @@ _MAGIC: tuple[tuple[int, bytes, Sniffed], ...] = (
             (b"8BPS", "PSD"),
             (b"\0\0\0\x0cjP  ", "JPEG2000"),
             (b"\xff\x4f\xff\x51", "JPEG2000"),
-            (b"\0\0\1\0", "ICO"),
-            (b"\0\0\2\0", "CUR"),
             (b"icns", "ICNS"),
             (b"DDS ", "DDS"),
             (b"qoif", "QOI"),
@@ -77,6 +75,7 @@ _MAGIC: tuple[tuple[int, bytes, Sniffed], ...] = (
     (8, b"AVI ", Sniffed("film", "avi")),
     *((4, box, Sniffed("film", "mov")) for box in (b"moov", b"mdat", b"wide", b"pnot")),
 )
+_ICONS = {b"\0\0\1\0": "ICO", b"\0\0\2\0": "CUR"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _AVIF_BRANDS = (b"avif", b"avis")
 _STILL_BRANDS = (b"mif1", b"mif2", b"msf1", b"miaf")
@@ -94,6 +93,8 @@ def sniff(head: bytes) -> Sniffed:
     for at, magic, kind in _MAGIC:
         if head.startswith(magic, at) and (at != 8 or head[:4] == b"RIFF"):
             return kind
+    if head[:4] in _ICONS and head[4:6] not in (b"", b"\0\0"):  # without a picture it is a Targa
+        return Sniffed("picture", _ICONS[head[:4]])
     if head[4:8] == b"ftyp":
         return _of_brands(brands(head))
     if (head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _DIB_HEADERS) or _is_targa(head):
