@@ -260,7 +260,8 @@ class Candidates:
         canvas = tuple(max(1, round(scale * side)) for side in self._size)
         some = zip(self._cells[start:stop], self.steps[start:stop], strict=True)
         drawn = [_drawn(cells, step, canvas, self._device) for cells, step in some]
-        return self._item.seen(drawn, self._of_item, size)
+        looks: tuple[Frames, ...] = self._item.seen(drawn, self._of_item, size)
+        return looks
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: what is drawn is in range."""

@@ -688,8 +688,8 @@ def test_a_file_under_a_videos_name_that_changes_while_it_is_decoded_is_scanned_
     """What was hashed would not be what was looked at, and every file of the old content would get its result."""
     from nsfw_guard.scan import engine
 
-    draw(tmp_path / "x.bmp", "triangle").rename(tmp_path / "x.mp4")  # which is not read into memory
-    calm = draw(tmp_path / "y.bmp").read_bytes()
+    draw(tmp_path / "x.pcx", "triangle").rename(tmp_path / "x.mp4")  # which is not read into memory
+    calm = draw(tmp_path / "y.pcx").read_bytes()
     real = engine.decode
 
     def meanwhile(content, settings, *, name):

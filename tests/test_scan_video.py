@@ -2,16 +2,25 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scanning import rows_of
 
 from nsfw_guard import ImageError
+from nsfw_guard.demo.shapes import draw
+from nsfw_guard.images.film import FilmReader, count_frames, film_support
+from nsfw_guard.images.film_alpha import Decoder
 from nsfw_guard.images.settings import DecodeSettings
+from nsfw_guard.images.sniff import HEAD
 from nsfw_guard.scan.decode import decode
-from nsfw_guard.scan.kinds import HEAD, looks_like_video
+from nsfw_guard.scan.kinds import looks_like_video
+from nsfw_guard.scan.run import run_scan
+from nsfw_guard.scan.settings import ScanSettings
+from nsfw_guard.scan.sources import parse_sources
 
 av = pytest.importorskip("av")
 
@@ -156,12 +165,130 @@ def test_sound_alone_holds_no_video():
         decoded(file.getvalue())
 
 
-def test_transparent_frames_are_on_white():
-    frame = np.zeros((48, 64, 4), np.uint8)
+def test_transparent_frames_are_seen_as_their_colours_on_white_and_on_black():
+    frame = np.full((48, 64, 4), 60, np.uint8)
     frame[:, 32:, 3] = 255
-    ((_, pixels),) = decoded(video("mov", [frame], codec="png", pixels="rgba")).frames()
-    assert pixels[:, :, :32].min() == 255
-    assert pixels[:, :, 32:].max() == 0
+    frame[:, :32, 3] = 0
+    ((_, colours), (_, white), (_, black)) = decoded(video("mov", [frame], codec="png", pixels="rgba")).frames()
+    assert [look[:, :, :32].unique().tolist() for look in (colours, white, black)] == [[60], [255], [0]]
+    assert all(look[:, :, 32:].unique().tolist() == [60] for look in (colours, white, black))
+
+
+def test_opaque_frames_with_an_alpha_channel_are_seen_once():
+    frame = np.full((48, 64, 4), 255, np.uint8)
+    assert len(list(decoded(video("mov", [frame] * 3, codec="png", pixels="rgba")).frames())) == 3
+
+
+WITH_ALPHA = {
+    "prores": ("mov", "prores_ks", "yuva444p10le"), "animation": ("mov", "qtrle", "argb"),
+    "png": ("mov", "png", "rgba"), "ffv1 rgb": ("matroska", "ffv1", "bgra"), "ffv1": ("matroska", "ffv1", "yuva420p"),
+    "raw": ("avi", "rawvideo", "bgra"), "cineform": ("mov", "cfhd", "gbrap12le"),
+    "vp8": ("webm", "libvpx", "yuva420p"), "vp9": ("webm", "libvpx-vp9", "yuva420p"),
+}  # fmt: skip
+
+
+def hidden(shape, size=96):
+    """Plain colours, and a shape in alpha."""
+    picture = draw(shape, "red", "white", height=size, width=size, flat=True)
+    mask = ((picture[1] < 0.6).numpy() * 255).astype(np.uint8)
+    return np.dstack([np.full((size, size, 3), (200, 30, 30), np.uint8), mask])
+
+
+def vpx(kind, frame, count=3, *, said="1"):
+    """A WebM as browsers take it: its track says that there is alpha, if it is said."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream = container.add_stream(kind, rate=25, options={"auto-alt-ref": "0"})
+        stream.height, stream.width = frame.shape[:2]
+        stream.pix_fmt = "yuva420p"
+        stream.metadata["alpha_mode"] = said
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def alpha_film(name, frame):
+    kind, codec, pixels = WITH_ALPHA[name]
+    return vpx(codec, frame) if kind == "webm" else video(kind, [frame] * 3, codec=codec, pixels=pixels)
+
+
+@pytest.mark.parametrize("shape", ["triangle", "circle"])
+@pytest.mark.parametrize("name", sorted(WITH_ALPHA))
+def test_a_shape_in_alpha_is_seen(demo, name, shape):
+    try:
+        data = alpha_film(name, hidden(shape))
+    except (av.error.FFmpegError, ValueError) as error:
+        pytest.skip(f"this PyAV does not encode {name}: {error}")
+    frames = list(decoded(data).frames())
+    assert [index for index, _ in frames] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert any(verdict.flagged for verdict in demo.check([frame for _, frame in frames])) == (shape == "triangle")
+
+
+@pytest.mark.skipif(not hasattr(av.Packet, "has_sidedata"), reason="this PyAV does not show what is beside a frame")
+@pytest.mark.parametrize("kind", ["libvpx", "libvpx-vp9"])
+def test_a_tag_that_says_there_is_no_alpha_hides_none(demo, kind):
+    data = vpx(kind, hidden("triangle"), said="0")
+    with av.open(io.BytesIO(data)) as container:
+        assert {key.lower(): value for key, value in container.streams.video[0].metadata.items()}["alpha_mode"] == "0"
+    assert any(verdict.flagged for verdict in demo.check([frame for _, frame in decoded(data).frames()]))
+
+
+def test_alpha_without_a_decoder_that_keeps_it_is_an_error(monkeypatch):
+    from nsfw_guard.images import film_alpha
+
+    data = vpx("libvpx-vp9", hidden("circle"))
+    monkeypatch.setitem(film_alpha._WITH_ALPHA, "vp9", "libvpx-of-tomorrow")
+    with pytest.raises(ImageError, match="x has alpha beside its frames, of the codec vp9, and cannot be decoded"):
+        decoded(data)
+
+
+def test_alpha_in_a_further_layer_of_hevc_is_an_error_where_it_is_left_out():
+    """No encoder here writes one; what the stream says, and frames without alpha, are enough."""
+    with av.open(io.BytesIO(video("mp4", RAMP[:1]))) as container:
+        packet = next(container.demux(video=0))
+        context = SimpleNamespace(name="hevc", extradata=bytes(22) + b"\x4e\x01\xa5\x04\0\0\x7f\x90\x80")
+        stream = SimpleNamespace(index=0, codec_context=context, metadata={})
+        layered = SimpleNamespace(stream=stream, decode=lambda: packet.decode() + packet.stream.decode(None))
+        decoder = Decoder(container, layered, DecodeSettings(), "x")
+        with pytest.raises(ImageError, match="x cannot be decoded: this FFmpeg leaves out the alpha of HEVC"):
+            list(decoder.frames(layered))
+
+
+def test_a_rows_frames_are_frames_not_looks(demo, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mov").write_bytes(alpha_film("png", hidden("triangle")))
+    run_scan(demo, parse_sources([str(tmp_path / "in")]), tmp_path / "out", ScanSettings(workers=2))
+    (row,) = rows_of(tmp_path / "out").values()
+    assert (row.flagged, row.frames, row.kind) == (True, 3, "video")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "matroska", "mpegts"])
+def test_frames_are_counted_and_read_by_index(kind):
+    data = video(kind, RAMP)
+    reader = FilmReader(data, DecodeSettings(), name="x")
+    assert count_frames(data, DecodeSettings(), name="x") == reader.count == 11
+    for index in (0, 1, 5, 10, 3, 10):
+        (look,) = reader.looks(index)
+        assert abs(look.float().mean() - (10 + 20 * index)) < 6
+    with pytest.raises(ImageError, match=r"x has no frame 11\."):
+        reader.looks(11)
+    with pytest.raises(ImageError, match="x has 11 frames to be looked at; the limit is 10"):
+        count_frames(data, DecodeSettings(max_frames=10), name="x")
+
+
+@pytest.mark.parametrize(("count", "came"), [(10, "10 frames, of which more"), (12, "12 frames, of which only 11")])
+def test_other_frames_than_counted_are_an_error(count, came):
+    reader = FilmReader(video("mp4", RAMP), DecodeSettings(), name="x")
+    reader.count = count
+    with pytest.raises(ImageError, match=f"x cannot be decoded: it counts {came} came out"):
+        reader.looks(count - 1)
+
+
+def test_whether_films_can_be_decoded(monkeypatch):
+    assert film_support()
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert not film_support()
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mov", "matroska", "webm", "avi"])

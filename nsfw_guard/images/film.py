@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ImageError, why
 from .containers import container_fault
+from .film_alpha import Decoder, limits, visible
 from .settings import DecodeSettings
 
 # The only containers that are opened. FFmpeg knows many more: playlists and scripts among them, which would make it
@@ -30,6 +32,8 @@ _OPTIONS = {
 _COUNTED = "mov"
 # Counting frames up to one is exact, but decodes all of them.
 _MOST_COUNTED = 1000
+# What is looked at of one frame: uint8 ``[3, H, W]`` each, upright.
+Looks = tuple[Tensor, ...]
 
 
 class Film:
@@ -40,14 +44,93 @@ class Film:
         height: Of the first frame, upright, in pixels.
     """
 
-    def __init__(self, width: int, height: int, frames: Iterator[tuple[int, Tensor]]) -> None:
+    def __init__(self, width: int, height: int, frames: Iterator[tuple[int, Looks]]) -> None:
         self.width = width
         self.height = height
         self._frames = frames
 
-    def frames(self) -> Iterator[tuple[int, Tensor]]:
-        """Decode the frames that are to be looked at, one by one, once; see ``open_film``."""
+    def frames(self) -> Iterator[tuple[int, Looks]]:
+        """Decode the frames that are to be looked at, one by one, once; see ``open_film``.
+
+        Yields:
+            The index, and the looks ``[3, H, W]``, uint8: one of an opaque frame; of others the colours alone, over
+            white and over black.
+        """
         return self._frames
+
+
+class FilmReader:
+    """All frames of a film in memory by their indices, as ``open_film`` counts; read forward, it decodes each once.
+
+    Args:
+        data: The film.
+        settings: Its limits count; ``every`` does not.
+        name: What errors call it.
+
+    Attributes:
+        count: How many frames there are, at least 1.
+
+    Raises:
+        ImageError: As ``open_film``.
+    """
+
+    def __init__(self, data: bytes, settings: DecodeSettings, *, name: str) -> None:
+        self.count = count_frames(data, settings, name=name)
+        self._data, self._settings, self._name = data, settings, name
+        self._frames: Iterator[tuple[int, int, Any]] = iter(())
+        self._next = self.count
+
+    def looks(self, index: int) -> Looks:
+        """Return the looks of a frame; see ``Film.frames``.
+
+        Raises:
+            ImageError: It is broken; or other than ``count`` frames come out.
+        """
+        if not 0 <= index < self.count:
+            raise ImageError(f"{self._name} has no frame {index}.")
+        if index < self._next:
+            self._frames, self._next = self._all(), 0
+        with _reading(self._name):
+            for number, _, frame in self._frames:
+                self._next = number + 1
+                if number == index:
+                    looks = _taken(frame, 1, self._settings, self._name)
+                    if self._next == self.count and next(self._frames, None) is not None:
+                        break
+                    return looks
+        came = f"only {self._next}" if self._next < self.count else "more"
+        raise ImageError(f"{self._name} cannot be decoded: it counts {self.count} frames, of which {came} came out.")
+
+    def _all(self) -> Iterator[tuple[int, int, Any]]:
+        with _opened(io.BytesIO(self._data), self._settings, self._name) as container:
+            yield from _in_order(container, self._settings, self._name)
+
+
+def film_support() -> bool:
+    """Return whether PyAV, which decodes films, is installed."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def count_frames(data: bytes, settings: DecodeSettings, *, name: str) -> int:
+    """Return how many frames the streams of pictures of a film have; an MP4's are not decoded for it.
+
+    Raises:
+        ImageError: As ``open_film``.
+    """
+    with _reading(name), _opened(io.BytesIO(data), settings, name) as container:
+        if container.format.name.startswith(_COUNTED):
+            count = sum(1 for packet in container.demux(container.streams.video) if packet.size)
+        else:
+            count = sum(1 for _ in _in_order(container, settings, name))
+    if settings.max_frames is not None and count > settings.max_frames:
+        raise ImageError(f"{name} has {count} frames to be looked at; the limit is {settings.max_frames}.")
+    if not count:
+        raise ImageError(f"{name} is a video without frames.")
+    return count
 
 
 def is_film(file: BinaryIO) -> bool:
@@ -75,16 +158,16 @@ def open_film(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Film:
     if first is None:
         raise ImageError(f"{name} is a video without frames.")
 
-    def all_frames() -> Iterator[tuple[int, Tensor]]:
+    def all_frames() -> Iterator[tuple[int, Looks]]:
         yield first
         yield from frames
 
-    height, width = first[1].shape[1:]
+    height, width = first[1][0].shape[1:]
     return Film(width, height, all_frames())
 
 
 def film_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: str) -> Tensor:
-    """Return one frame of a video: the pixels ``[3, H, W]``, uint8, upright.
+    """Return one frame of a video: the pixels ``[3, H, W]``, uint8, upright, without alpha.
 
     Args:
         file: As for ``open_film``.
@@ -96,21 +179,21 @@ def film_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: st
         ImageError: As ``open_film``; or it has no such frame.
     """
     with _opened(file, settings, name) as container, _reading(name):
-        for number, frame in _numbered(container, index, name):
+        for number, frame in _numbered(container, index, settings, name):
             if number >= index:
-                return _taken(index, frame, 1, settings, name)[1]
+                return _taken(frame, 1, settings, name)[0]
     raise ImageError(f"{name} has no frame {index}.")
 
 
-def _numbered(container: Any, index: int, name: str) -> Iterator[tuple[int, Any]]:
+def _numbered(container: Any, index: int, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Any]]:
     """Yield frames with their indices, from the start, or from the key frame before a far one."""
     first, *others = container.streams.video
     if index <= _MOST_COUNTED or others or not first.average_rate:
-        yield from ((number, frame) for number, _, frame in _in_order(container, name))
+        yield from ((number, frame) for number, _, frame in _in_order(container, settings, name))
         return
     start = first.start_time or 0
     container.seek(start + int(index / first.average_rate / first.time_base), stream=first)
-    for frame in container.decode(first):
+    for _, _, frame in _in_order(container, settings, name):
         if frame.pts is not None:
             yield round((frame.pts - start) * first.time_base * first.average_rate), frame
 
@@ -132,42 +215,46 @@ def _opened(file: BinaryIO, settings: DecodeSettings, name: str) -> Any:
                 raise ImageError(f"{name} holds no video.")
             for stream in container.streams.video:
                 _refuse_large(stream, settings, name)
-                # FFmpeg's own limit, for sizes that change on the way; it counts padding, too.
-                stream.codec_context.options = {"max_pixels": str(2 * settings.max_pixels + 2**16)}
+                stream.codec_context.options = limits(settings)
         except BaseException:
             container.close()
             raise
     return container
 
 
-def _in_order(container: Any, name: str) -> Iterator[tuple[int, int, Any]]:
+def _in_order(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, int, Any]]:
     """Yield the index, the stream's index and the frame of all frames, in the order in the file."""
     index = 0
+    decoders: dict[int, Decoder] = {}
     for packet in container.demux(container.streams.video):
         if packet.is_corrupt:
             raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
-        for frame in packet.decode():
+        stream = packet.stream.index
+        if stream not in decoders:
+            decoders[stream] = Decoder(container, packet, settings, name)
+        for frame in decoders[stream].frames(packet):
             if frame.is_corrupt:
                 raise ImageError(f"{name} cannot be decoded: frame {index} is damaged.")
-            yield index, packet.stream.index, frame
+            yield index, stream, frame
             index += 1
 
 
-def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Tensor]]:
+def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Looks]]:
     """Yield the frames that are to be looked at, and their indices; the last one of a stream is always one of them."""
     seen: Counter[int] = Counter()
     held: dict[int, tuple[int, Any]] = {}
     taken = 0
     with container, _reading(name):
-        for index, stream, frame in _in_order(container, name):
+        for index, stream, frame in _in_order(container, settings, name):
             held[stream] = index, frame
             if seen[stream] % settings.every == 0:
                 taken += 1
-                yield _taken(*held.pop(stream), taken, settings, name)
+                held.pop(stream)
+                yield index, _taken(frame, taken, settings, name)
             seen[stream] += 1
         for last in sorted(held.values(), key=lambda pair: pair[0]):
             taken += 1
-            yield _taken(*last, taken, settings, name)
+            yield last[0], _taken(last[1], taken, settings, name)
         for stream in container.streams.video:
             expected = stream.frames if container.format.name.startswith(_COUNTED) else 1
             if seen[stream.index] < max(expected, 1):
@@ -177,19 +264,15 @@ def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tup
                 )
 
 
-def _taken(index: int, frame: Any, taken: int, settings: DecodeSettings, name: str) -> tuple[int, Tensor]:
-    """Return the pixels ``[3, H, W]``, uint8, upright, transparent ones on white."""
+def _taken(frame: Any, taken: int, settings: DecodeSettings, name: str) -> Looks:
+    """Return the looks of a frame; see ``Film.frames``."""
     if settings.max_frames is not None and taken > settings.max_frames:
         raise ImageError(f"{name} has more than {settings.max_frames} frames to be looked at, which is the limit.")
     _refuse_large(frame, settings, name)
-    if any(component.is_alpha for component in frame.format.components):
-        pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
-        alpha = pixels[..., 3:]
-        array = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    else:
-        array = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4  # how far it is to be turned, counterclockwise
-    return index, torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns))).movedim(-1, 0)
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # how far it is to be turned, counterclockwise
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns))).movedim(-1, 0) for array in visible(frame)
+    )
 
 
 def _refuse_large(sized: Any, settings: DecodeSettings, name: str) -> None:

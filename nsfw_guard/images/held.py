@@ -7,6 +7,9 @@ from typing import Any
 from PIL import Image
 
 from ..errors import one_line
+from .inside import inside
+from .settings import DecodeSettings
+from .sniff import frame_count, open_picture
 
 
 class Held:
@@ -19,20 +22,37 @@ class Held:
     Args:
         picture: As it was opened, or as a caller made it.
         data: The encoded file, if it is at hand.
+        settings: Its limits count.
+        name: What errors call it.
         warnings: Takes what cannot be looked at, and why.
 
     Attributes:
         frames: How many frames it has, at least 1.
+        films: The files of the films beside them.
+
+    Raises:
+        ImageError: Its file, or a picture beside its frames, is broken or over a limit.
     """
 
-    def __init__(self, picture: Any, data: bytes | None, warnings: list[str]) -> None:
+    def __init__(
+        self, picture: Any, data: bytes | None, settings: DecodeSettings, name: str, warnings: list[str]
+    ) -> None:
         self._picture = picture
+        self._name = name
         self._reader: Any = None
         self._twin = False
         self.frames, self._current = 1, 0
         if _may_have_several(picture):
             self._find_others(data, warnings)
-        self._beside = [] if data is None and "exif" not in picture.info else inside(data, picture, warnings)
+        self.films: list[bytes] = []
+        self._beside: list[tuple[Any, int]] = []
+        for inner in inside(data, picture, settings, name=name):
+            if inner.film is not None:
+                self.films.append(inner.film)
+            elif (opened := inner.open()) is None:
+                warnings.append(f"the {inner.name} in it cannot be opened, and was not looked at")
+            else:
+                self._beside += [(opened, frame) for frame in range(frame_count(opened))]
 
     def __len__(self) -> int:
         return self.frames + len(self._beside)
@@ -40,14 +60,19 @@ class Held:
     def frame(self, index: int) -> Image.Image:
         """Return a frame, or behind them what is beside them in the file; as it is stored, not turned by its EXIF."""
         if index >= self.frames:
-            return self._beside[index - self.frames]
+            beside, frame = self._beside[index - self.frames]
+            if frame:
+                beside.seek(frame)
+                return beside.copy()  # type: ignore[no-any-return]
+            return beside  # type: ignore[no-any-return]
         if index == self._current:
             self._picture.load()
             return self._picture  # type: ignore[no-any-return]
         return self._twin_frame(index) if self._twin else self._read_frame(index)
 
     def _find_others(self, data: bytes | None, warnings: list[str]) -> None:
-        position = self._picture.tell()
+        # Layers are no frames: of those the composite is looked at.
+        position = self._picture.tell() if self._picture.format != "PSD" else 0
         try:
             self._data = _file_of(self._picture) if data is None else data
             self._twin = self._data is None and _decoder_lives(self._picture)
@@ -72,7 +97,7 @@ class Held:
         return frame_count(self._reader)
 
     def _open(self) -> None:
-        self._reader = open_picture(self._data or b"")
+        self._reader = open_picture(self._data or b"", name=self._name)
 
     def _read_frame(self, index: int) -> Image.Image:
         # Forward only: going back decodes from the start again, which some of Pillow's readers cannot do in place.
@@ -139,18 +164,3 @@ def _file_of(picture: Any) -> bytes | None:
         with open(filename, "rb") as file:
             return file.read()
     return None
-
-
-# TO BE REPLACED at the merge
-def open_picture(data):
-    import io
-
-    return Image.open(io.BytesIO(data))
-
-
-def frame_count(picture):
-    return max(1, getattr(picture, "n_frames", 1))
-
-
-def inside(data, picture, warnings):
-    return []

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import ImageError, one_line
+from ..errors import ImageError
+from .film import FilmReader, film_support
 from .frames import Frames
 from .held import Held
+from .settings import DecodeSettings
+from .sniff import open_picture, read_file, reading, refuse_bomb
 
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "LA", "RGBa", "La", "RGBX")
@@ -41,7 +42,8 @@ class Picture:
         picture: As it was opened, or as a caller made it.
         name: What error messages call it.
         data: The encoded file, if it is at hand.
-        max_pixels: More than so many in a frame are refused; ``None``: ``PIL.Image.MAX_IMAGE_PIXELS``.
+        settings: The limits that count; ``None``: Pillow's own.
+        look_into_films: Whether the films in its file are frames of it, too.
 
     Attributes:
         original: The caller's PIL image, or the one that was opened from a path or bytes.
@@ -49,6 +51,7 @@ class Picture:
         count: 1.
         at_once: 1: frames are decoded one by one.
         device: ``None``: a picture is on no device.
+        films: The files of the films in its file.
         warnings: What of it cannot be looked at, and why.
     """
 
@@ -57,19 +60,34 @@ class Picture:
     device = None
 
     def __init__(
-        self, picture: Image.Image, name: str, *, data: bytes | None = None, max_pixels: int | None = None
+        self,
+        picture: Image.Image,
+        name: str,
+        *,
+        data: bytes | None = None,
+        settings: DecodeSettings | None = None,
+        look_into_films: bool = True,
     ) -> None:
         self.original = picture
         self._name = name
-        self._max_pixels = max_pixels
+        self._max_pixels = None if settings is None else settings.max_pixels
         self.warnings: list[str] = []
         if not picture.width or not picture.height:
             raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
         if picture.mode == "F":
             raise ImageError(f"{name} has the mode F, whose range is unknown; expected RGB: call .convert('RGB').")
+        settings = settings or DecodeSettings()
         with reading(name, "decoded"):
-            self._held = Held(picture, data, self.warnings)
-        self.owners = [0] * len(self._held)
+            self._held = Held(picture, data, settings, name, self.warnings)
+        self.films = self._held.films
+        self._in_films: list[tuple[FilmReader, int]] = []
+        if self.films and look_into_films and not film_support():
+            self.warnings.append("the film in it was not looked at: that needs PyAV: pip install 'nsfw-guard[scan]'")
+        elif look_into_films:
+            for film in self.films:
+                reader = FilmReader(film, settings, name=f"the film in {name}")
+                self._in_films += [(reader, index) for index in range(reader.count)]
+        self.owners = [0] * (len(self._held) + len(self._in_films))
 
     @classmethod
     def read(cls, source: Any, name: str) -> Picture:
@@ -86,14 +104,11 @@ class Picture:
                 f"{where} is no file path; expected a path or bytes. For text in base64, without what stands before "
                 "the comma of a data: URL, pass base64.b64decode(text)."
             )
-        with reading(where, "opened as a picture"):
-            # Read in full: the picture is decoded lazily, and the file may be gone by then.
-            data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
-            picture = Image.open(io.BytesIO(data))
-        refuse_bomb(picture, where)
-        return cls(picture, where, data=data)
+        # Read in full: the picture is decoded lazily, and the file may be gone by then.
+        data = read_file(source, DecodeSettings()) if isinstance(source, (str, Path)) else bytes(source)
+        return cls(open_picture(data, name=where), where, data=data)
 
-    def shown(self, image: int) -> int:
+    def shown(self, image: int = 0) -> int:
         """How many frames of it come back."""
         return self._held.frames
 
@@ -106,8 +121,12 @@ class Picture:
         return self._looks(start, size)
 
     def _looks(self, index: int, size: int | None) -> tuple[Frames, ...]:
-        with reading(self._name, "decoded"):
-            looks = looks_at(self._frame(index), self._name, size)
+        if index >= len(self._held):
+            film, number = self._in_films[index - len(self._held)]
+            looks = list(film.looks(number))
+        else:
+            with reading(self._name, "decoded"):
+                looks = looks_at(self._frame(index), self._name, size)
         return tuple(Frames(look[None], scale=255 if look.dtype == torch.uint8 else 1) for look in looks)
 
     def refuse(self, low: float, high: float, name: str) -> None:
@@ -149,22 +168,7 @@ class Picture:
         with reading(self._name, "decoded"):
             frame = self._held.frame(index)
             refuse_bomb(frame, self._name, self._max_pixels)
-            return _upright(frame)
-
-
-@contextmanager
-def reading(name: str, done: str) -> Iterator[None]:
-    """Make whatever Pillow raises an ``ImageError``: on broken files its readers raise nearly anything."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is refused as a decompression bomb: {one_line(error)}") from error
-    except UnidentifiedImageError as error:  # its own text is about objects in memory
-        raise ImageError(f"{name} cannot be {done}: it is none, or of a kind that this Pillow does not know") from error
-    except Exception as error:
-        raise ImageError(f"{name} cannot be {done}: {one_line(error)}") from error
+            return upright(frame)
 
 
 def called(source: Any, name: str) -> str:
@@ -173,17 +177,6 @@ def called(source: Any, name: str) -> str:
         path = str(source)
         return path if len(path) <= _LONGEST_NAME else f"{name} ({len(path)} characters, {path[:24]!r}…)"
     return f"{name} ({len(source)} bytes)" if isinstance(source, (bytes, bytearray, memoryview)) else name
-
-
-def refuse_bomb(picture: Image.Image, name: str, max_pixels: int | None = None) -> None:
-    """Refuse what is larger than the limit, or the process's own; Pillow itself only warns up to twice that."""
-    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
-    if limit is not None and math.prod(picture.size) > limit:
-        raised = "PIL.Image.MAX_IMAGE_PIXELS" if max_pixels is None else "the limit"
-        raise ImageError(
-            f"{name} is refused as a decompression bomb: {picture.width}x{picture.height} is more than {limit} pixels. "
-            f"If you trust it, raise {raised}."
-        )
 
 
 def looks_at(frame: Image.Image, name: str, size: int | None, *, data: bytes | None = None) -> list[Tensor]:
@@ -282,15 +275,15 @@ def _distinct(frames: list[Image.Image]) -> list[Image.Image]:
         if made and made[-1].size == frame.size and made[-1].convert("RGB").tobytes() == frame.convert("RGB").tobytes():
             frame = frame.copy()
             corner = (frame.width - 1, frame.height - 1)
-            color = frame.convert("RGB").getpixel(corner)
-            changed = (*color[:2], color[2] ^ 1)
+            red, green, blue = frame.convert("RGB").crop((*corner, frame.width, frame.height)).tobytes()
+            changed = (red, green, blue ^ 1)
             if frame.mode == "P":
                 palette = (frame.getpalette() or [])[: 3 * 255]
                 palette += [0] * (3 * 255 - len(palette))
                 frame.putpalette([*palette, *changed])
                 frame.putpixel(corner, 255)
             else:
-                frame.putpixel(corner, Image.new("RGB", (1, 1), changed).convert(frame.mode).getpixel((0, 0)))
+                frame.paste(Image.new("RGB", (1, 1), changed).convert(frame.mode), corner)
         made.append(frame)
     return made
 
@@ -310,9 +303,9 @@ def pixels_of(picture: Image.Image, name: str) -> Tensor:
     Raises:
         ImageError: 16-bit gray with values outside its range.
     """
-    return looks_at(_upright(picture), name, None)[0]
+    return looks_at(upright(picture), name, None)[0]
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def upright(picture: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says; one that says nothing is handed on, not copied."""
     return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)

@@ -17,11 +17,12 @@ from urllib.parse import unquote
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_file, sync_folder
 from ..guard import NsfwGuard
+from ..images.sniff import HEAD
 from ..saving import format_of, redact_file
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
 from .glob import fixed_part, has_magic
-from .kinds import HEAD, looks_like_video
+from .kinds import looks_like_video
 from .row import Row
 from .sources import Sources, is_local_file
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -12,17 +11,14 @@ from torch import Tensor
 
 from ..errors import ImageError
 from ..images.film import Film, is_film, open_film
-from ..images.pictures import ORIENTATION, Picture, pixels_of, reading, refuse_bomb
+from ..images.pictures import ORIENTATION, Picture, looks_at, upright
 from ..images.settings import DecodeSettings
-from .kinds import HEAD, looks_like_video
+from ..images.sniff import HEAD, open_picture, reading, sniff
 
-# Kinds that Pillow opens and that are not decoded here: EPS is a program that Ghostscript would run, of the others
-# Pillow knows the name only, or needs Windows.
-_REFUSED = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-_FILM_BRANDS = (b"avis", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
 # EXIF orientations that turn a picture by a quarter.
 _TURNED = (5, 6, 7, 8)
+# Where nobody says to what a model resizes.
+_SIZE = 384
 
 
 class Decoded:
@@ -32,9 +28,13 @@ class Decoded:
         kind: ``"image"``, ``"animation"`` or ``"video"``.
         width: Of the first frame in full, upright, in pixels.
         height: Of the first frame in full, upright, in pixels.
+        warnings: What of it cannot be looked at, and why.
     """
 
-    def __init__(self, kind: str, width: int, height: int, frames: Iterator[tuple[int, Tensor]]) -> None:
+    def __init__(
+        self, kind: str, width: int, height: int, frames: Iterator[tuple[int, Tensor]], warnings: list[str]
+    ) -> None:
+        self.warnings = warnings
         self.kind = kind
         self.width = width
         self.height = height
@@ -44,7 +44,8 @@ class Decoded:
         """Decode the frames that are to be looked at, one by one, once.
 
         Yields:
-            The index in the file, and the pixels ``[3, H, W]`` or ``[1, H, W]``, uint8, or floating point in [0, 1].
+            The index in the file, and the pixels ``[3, H, W]`` or ``[1, H, W]``, uint8, or floating point in [0, 1]; a
+            frame that can be seen in several ways comes as often.
 
         Raises:
             ImageError: One is broken, or larger than the limit.
@@ -68,7 +69,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
         file.seek(0)
     if not start:
         raise ImageError(f"{name} is empty.")
-    if looks_like_video(start, ""):
+    if sniff(start).media == "film":
         return _film(open_film(file, settings, name=name))
     with reading(name, "read"):
         data = file.read(settings.max_bytes + 1)
@@ -88,7 +89,13 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
 
 
 def _film(film: Film) -> Decoded:
-    return Decoded("video", film.width, film.height, film.frames())
+    return Decoded("video", film.width, film.height, _looks(film, 0), [])
+
+
+def _looks(film: Film, first: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield each look of each frame by itself, counted from a number on."""
+    for index, looks in film.frames():
+        yield from ((first + index, look) for look in looks)
 
 
 def every_nth(count: int, every: int) -> list[int]:
@@ -98,39 +105,36 @@ def every_nth(count: int, every: int) -> list[int]:
 
 
 def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded:
-    opener = _heif_opener(name) if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS else _open
-    with reading(name, "opened"):
-        picture = opener(io.BytesIO(data))
-    refuse_bomb(picture, name, settings.max_pixels)
-    whole = Picture(picture, name, data=data, max_pixels=settings.max_pixels)
-    chosen = every_nth(len(whole.owners), settings.every)
+    picture = open_picture(data, name=name, max_pixels=settings.max_pixels)
+    whole = Picture(picture, name, data=data, settings=settings, look_into_films=False)
+    chosen = every_nth(whole.shown(), settings.every)
     if settings.max_frames is not None and len(chosen) > settings.max_frames:
         raise ImageError(
-            f"{name} has {len(whole.owners)} frames, of which {len(chosen)} are to be looked at; the limit is "
+            f"{name} has {whole.shown()} frames, of which {len(chosen)} are to be looked at; the limit is "
             f"{settings.max_frames}."
         )
-    first, size = _scaled(picture, settings, name) or (_pixels(whole, 0), None)
+    first, size = _scaled(picture, settings, name) or (_looks_of(whole, 0, settings), None)
     if size is None:
-        size = (first.shape[-1], first.shape[-2])
-
-    film = None
-    if len(whole.owners) == 1 and _holds_film(data):
-        film = open_film(io.BytesIO(data), settings, name=name)
+        size = (first[0].shape[-1], first[0].shape[-2])
+    films = [open_film(io.BytesIO(film), settings, name=name) for film in whole.films]
 
     def frames() -> Iterator[tuple[int, Tensor]]:
-        yield 0, first
-        for index in chosen[1:]:
-            yield index, _pixels(whole, index)
-        if film is not None:
-            yield from ((1 + index, pixels) for index, pixels in film.frames())
+        yield from ((0, look) for look in first)
+        count = len(whole.owners)
+        for index in (*chosen[1:], *range(whole.shown(), count)):
+            yield from ((index, look) for look in _looks_of(whole, index, settings))
+        for film in films:
+            for index, look in _looks(film, count):
+                yield index, look
+            count = index + 1
 
     # The further pictures of an MPO are other views of the first, not a film.
-    animated = film is not None or (len(whole.owners) > 1 and picture.format != "MPO")
-    return Decoded("animation" if animated else "image", *size, frames())
+    animated = bool(films) or (whole.shown() > 1 and picture.format != "MPO")
+    return Decoded("animation" if animated else "image", *size, frames(), whole.warnings)
 
 
-def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[Tensor, tuple[int, int]] | None:
-    """Decode a JPEG by its scaled transforms; return the pixels and the full size, or ``None`` if nothing is gained."""
+def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[list[Tensor], tuple[int, int]] | None:
+    """Decode a JPEG by its scaled transforms; return its looks and the full size, or ``None`` if nothing is gained."""
     if settings.size is None or settings.exact or picture.format not in ("JPEG", "MPO"):
         return None
     width, height = picture.size
@@ -139,38 +143,11 @@ def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[
         return None
     with reading(name, "decoded"):
         picture.draft(None, (edge, edge))
-        pixels = pixels_of(picture, name)
+        picture.load()
+        looks = looks_at(upright(picture), name, settings.size)
         turned = picture.getexif().get(ORIENTATION) in _TURNED
-    return pixels, (height, width) if turned else (width, height)
+    return looks, (height, width) if turned else (width, height)
 
 
-def _holds_film(data: bytes) -> bool:
-    """Return whether a HEIF or AVIF says that it holds a sequence, too, of which Pillow shows the still only."""
-    if data[4:8] != b"ftyp":
-        return False
-    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-    return any(brands[at : at + 4] in _FILM_BRANDS for at in range(0, len(brands), 4))
-
-
-def _pixels(picture: Picture, index: int) -> Tensor:
-    return picture.stored(index, index + 1).data[0]
-
-
-def _open(file: io.BytesIO) -> Image.Image:
-    return Image.open(file, formats=_formats())
-
-
-def _heif_opener(name: str) -> Callable[[io.BytesIO], Image.Image]:
-    """Return what opens by pillow-heif, which is not registered: that would change what all of the process opens."""
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError as error:
-        raise ImageError(f"{name}: HEIC and HEIF need pillow-heif: pip install 'nsfw-guard[scan]'") from error
-    opener: Callable[[io.BytesIO], Image.Image] = HeifImageFile
-    return opener
-
-
-@lru_cache(maxsize=1)
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in Image.ID if name not in _REFUSED]
+def _looks_of(picture: Picture, index: int, settings: DecodeSettings) -> list[Tensor]:
+    return [look.data[0] for look in picture.looks(index, index + 1, settings.size or _SIZE)]

@@ -18,13 +18,14 @@ from torch import Tensor
 from ..errors import GuardError, ImageError, one_line
 from ..guard import NsfwGuard
 from ..images.settings import DecodeSettings
+from ..images.sniff import HEAD
 from ..placement import execution_device
 from ..verdict import Scores
 from .decode import decode
 from .entry import Entry
 from .evidence import Decider, now
 from .index import FLAGGED
-from .kinds import HEAD, looks_like_video
+from .kinds import looks_like_video
 from .listing import Found, Known, Listing
 from .row import Row
 from .settings import ScanSettings, cores
@@ -259,7 +260,8 @@ class Scan:
         if job.known is not None:
             return _of_same_content(job.known, job.entry)
         size = {} if job.decoded is None else {
-            "kind": job.decoded.kind, "width": job.decoded.width, "height": job.decoded.height
+            "kind": job.decoded.kind, "width": job.decoded.width, "height": job.decoded.height,
+            "warning": "; ".join(job.decoded.warnings) or None,
         }  # fmt: skip
         return self._decider.row(
             job.entry.path,

@@ -23,7 +23,7 @@ class Evidence:
     score. ``Policy.decide`` gives the same on them as on all views.
 
     Attributes:
-        frames: How many frames were added.
+        frames: How many frames were added, however many looks at each.
         views: How many views.
         problem: Why a frame could not be scored; see ``Scores``.
     """
@@ -31,23 +31,26 @@ class Evidence:
     frames: int = 0
     views: int = 0
     problem: str | None = None
+    _last: int | None = None
     _best: dict[Level | str, tuple[float, tuple[int, int], View]] = field(default_factory=dict)
 
     def add(self, scores: Scores, image: int, frame: int) -> None:
         """Add one image of some scores, as a frame with its index in the file."""
-        self.frames += 1
+        if frame != self._last:  # the looks at one frame come one after the other
+            self.frames += 1
+            self._last = frame
         self.problem = self.problem or scores.problems[image]
         levels = [scores.card.levels[label] for label in scores.labels]
-        for number, view in enumerate(scores.probabilities[image]):
+        for view in scores.probabilities[image]:
             self.views += 1
             if not all(map(math.isfinite, view)):
-                self._best.setdefault("non_finite", (math.nan, (frame, number), view))
+                self._best.setdefault("non_finite", (math.nan, (frame, self.views), view))
                 continue
             values: dict[Level | str, float] = {level: tail_score(view, levels, level) for level in Level if level}
             values.update(zip(scores.labels, view, strict=True))
             for key, value in values.items():
                 if key not in self._best or value > self._best[key][0]:
-                    self._best[key] = (value, (frame, number), view)
+                    self._best[key] = (value, (frame, self.views), view)
 
     def looked_at(self) -> tuple[tuple[int, View], ...]:
         """Return them in order: the index of the frame, and a probability for each label."""

@@ -19,7 +19,7 @@ from .row import Row
 # What rows of equal content share.
 _CONTENT = (
     "flagged", "score", "threshold", "level", "reason", "labels", "kind", "width", "height", "frames", "frame",
-    "views", "model", "preprocessing", "policy", "evidence", "error",
+    "views", "model", "preprocessing", "policy", "evidence", "error", "warning",
 )  # fmt: skip
 # What was flagged before it broke off counts as an error, too.
 FLAGGED_IN_PART = "flagged in part"

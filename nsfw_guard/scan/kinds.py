@@ -18,21 +18,8 @@ TABLES = (".parquet", ".pq")
 ZIPS = (".zip", ".cbz")
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
-# How many of a file's first bytes tell what it is.
-HEAD = 512
-_VIDEO_BOXES = (b"moov", b"mdat", b"wide", b"pnot")
-_PICTURE_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"jpx ")
-_VIDEO_STARTS = (
-    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
-    b"\x00\x00\x01\xba",  # MPEG program stream
-    b"\x00\x00\x01\xb3",  # MPEG video
-    b"FLV\x01",
-    b"OggS",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF
-    b"\x06\x0e\x2b\x34\x02\x05\x01\x01",  # MXF
-    b".RMF",
-)
-_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*", b"8BPS", b"\x00\x00\x00\x0cjP  ")
+# How many of a file's first bytes tell that it is an archive.
+ARCHIVE_HEAD = 512
 
 
 class Choice:
@@ -96,15 +83,7 @@ def looks_like_video(start: bytes, name: str) -> bool:
         start: Its first ``HEAD`` bytes. They decide, where they are known ones.
         name: Otherwise this does.
     """
-    if start.startswith(_VIDEO_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
-        return True
-    if start[4:8] == b"ftyp":
-        return start[8:12] not in _PICTURE_BRANDS
-    if start[4:8] in _VIDEO_BOXES:
-        return True
-    # Transport streams: packets of 188 bytes that begin with G, on discs each with a time stamp of 4 bytes before it.
-    if len(start) > 200 and (start[0] == start[188] == 0x47 or start[4] == start[196] == 0x47):
-        return True
-    if start.startswith(_PICTURE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
-        return False
-    return name.lower().endswith(VIDEOS)
+    from ..images.sniff import sniff  # with torch, which a report's page does not need
+
+    media = sniff(start).media
+    return media == "film" or (media is None and name.lower().endswith(VIDEOS))

@@ -44,6 +44,7 @@ class Row:
         decode_ms: How long reading, hashing and decoding took, in milliseconds; 0 for a duplicate.
         scanned: When, UTC, ISO 8601.
         error: Why there is no score.
+        warning: What of it could not be looked at, and why, where the rest was.
     """
 
     path: str
@@ -70,6 +71,7 @@ class Row:
     decode_ms: float = 0.0
     scanned: str = ""
     error: str | None = None
+    warning: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """Return the columns: the fields in order, with one column per label where ``labels`` is."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..guard import NsfwGuard
 
 # Counted up when the code of preprocessing or decoding changes scores.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 
 
 @dataclass(frozen=True)

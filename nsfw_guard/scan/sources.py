@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from ..errors import SettingError
 from .entry import Entry, Member, Wanted, split_member, text_to_path
 from .glob import expand_braces, find, fixed_part, has_braces, has_magic, name_matches
-from .kinds import HEAD, Choice, archive_kind, is_media_name
+from .kinds import ARCHIVE_HEAD, Choice, archive_kind, is_media_name
 from .lists import check_list, read_list
 from .local import file_entry, open_file, walk
 from .opening import open_part, open_path
@@ -227,7 +227,7 @@ def _archive_kind(entry: Entry, named: bool) -> str | None:
     if kind is None and named:
         try:
             with open_file(name) as file:
-                kind = archive_kind(name, file.read(HEAD))
+                kind = archive_kind(name, file.read(ARCHIVE_HEAD))
         except OSError:
             return None  # whoever decodes it says why
     return kind

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import dropwhile, takewhile
 
 from PIL import Image, features
 
@@ -113,9 +114,10 @@ def _frame(path: str, row: Row) -> Image.Image:
         raise Gone("the file has changed since the scan")
     # Those between need not be looked at, but where a film follows a still: it is counted from behind that.
     for every in dict.fromkeys((max(1, index), 1)):
-        for number, pixels in decode(io.BytesIO(data), replace(settings, every=every), name="").frames():
-            if number == index:
-                return to_picture(pixels)
+        frames = decode(io.BytesIO(data), replace(settings, every=every), name="").frames()
+        looks = list(takewhile(lambda one: one[0] == index, dropwhile(lambda one: one[0] != index, frames)))
+        if looks:  # the one on which there is most to see
+            return to_picture(max((look for _, look in looks), key=lambda look: float(look.float().std())))
     raise Gone(f"has no frame {index}.")
 
 

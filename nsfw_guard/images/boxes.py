@@ -1,0 +1,118 @@
+"""The boxes of which HEIF, AVIF and MP4 files are made: the films and the further pictures in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import ImageError
+
+# A film among other bytes has few boxes at its top; more of them, or more beginnings of films, are an attack.
+_MOST_BOXES = 256
+_MOST_STARTS = 4096
+# Kinds of items that are pictures: AV1, HEVC, and what is made of others.
+_PICTURES = (b"av01", b"hvc1", b"grid", b"iovl", b"iden", b"tmap", b"jpeg", b"avc1", b"j2k1", b"unci", b"mski", b"vvc1")
+
+
+class Box(NamedTuple):
+    """A box: its kind, where its content begins, and where it ends."""
+
+    kind: bytes
+    start: int
+    stop: int
+
+
+def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[Box]:
+    """Yield the boxes between two places, up to the first bytes that are none."""
+    stop = len(data) if stop is None else stop
+    for _ in range(_MOST_BOXES):
+        size, kind, header = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8], 8
+        if size == 1:
+            size, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        size = stop - start if size == 0 else size
+        if start + 8 > stop or size < header or not all(32 <= letter < 127 for letter in kind):
+            return
+        yield Box(kind, start + header, min(start + size, stop))
+        start += size
+
+
+def films_behind(data: bytes, name: str) -> list[bytes]:
+    """Return the films that are appended to a picture, or wrapped in it, in the order in which they begin.
+
+    Each goes on to the end of its boxes. What no player can play, for want of an index, is none.
+
+    Raises:
+        ImageError: There are far too many places at which one may begin.
+    """
+    found: list[bytes] = []
+    at = 4  # the file's own begins there
+    for _ in range(_MOST_STARTS):
+        at = data.find(b"ftyp", at + 1)
+        if at < 0:
+            return found
+        if not 16 <= int.from_bytes(data[at - 4 : at], "big") <= 1024:
+            continue
+        parts = list(boxes(data, at - 4))
+        if any(part.kind in (b"moov", b"moof") for part in parts):
+            found.append(data[at - 4 : parts[-1].stop])
+    raise ImageError(f"{name} has more than {_MOST_STARTS} places at which a film may begin.")
+
+
+def has_top_box(data: bytes, kind: bytes) -> bool:
+    """Return whether an ISO file has a box of a kind at its top."""
+    return any(box.kind == kind for box in boxes(data))
+
+
+def without_roles(data: bytes) -> bytes:
+    """Return a HEIF whose thumbnails and auxiliary pictures are pictures like the others: no reference says better."""
+    changed = bytearray(data)
+    for part in _meta(data):
+        if part.kind == b"iref":
+            for reference in boxes(data, part.start + 4, part.stop):
+                if reference.kind in (b"thmb", b"auxl"):
+                    changed[reference.start - 4 : reference.start] = b"none"
+    return bytes(changed)
+
+
+def as_primary(data: bytes) -> Iterator[bytes]:
+    """Yield, for each picture of an AVIF but the primary one and tiles, a copy in which that one is the primary."""
+    meta = {part.kind: part for part in _meta(data)}
+    if not {b"pitm", b"iinf"} <= meta.keys():
+        return
+    place = meta[b"pitm"].start + 4
+    wide = 4 if data[place - 4] else 2
+    primary = int.from_bytes(data[place : place + wide], "big")
+    tiles = _tiles(data, meta.get(b"iref"))
+    for item in _items(data, meta[b"iinf"]):
+        if item != primary and item not in tiles and item < 256**wide:
+            yield data[:place] + item.to_bytes(wide, "big") + data[place + wide :]
+
+
+def _meta(data: bytes) -> Iterator[Box]:
+    for box in boxes(data):
+        if box.kind == b"meta":
+            yield from boxes(data, box.start + 4, box.stop)
+            return
+
+
+def _items(data: bytes, listed: Box) -> Iterator[int]:
+    """Yield the numbers of the items that are pictures."""
+    at = listed.start + (8 if data[listed.start] else 6)
+    for box in boxes(data, at, listed.stop):
+        version = data[box.start]
+        wide = 4 if version > 2 else 2
+        kind = box.start + 4 + wide + 2
+        if box.kind == b"infe" and version >= 2 and data[kind : kind + 4] in _PICTURES:
+            yield int.from_bytes(data[box.start + 4 : box.start + 4 + wide], "big")
+
+
+def _tiles(data: bytes, references: Box | None) -> set[int]:
+    """Return the numbers of the items of which others are made."""
+    tiles: set[int] = set()
+    if references is not None:
+        wide = 4 if data[references.start] else 2
+        for box in boxes(data, references.start + 4, references.stop):
+            if box.kind == b"dimg":
+                first = box.start + wide + 2
+                tiles |= {int.from_bytes(data[at : at + wide], "big") for at in range(first, box.stop - wide + 1, wide)}
+    return tiles
