@@ -220,6 +220,7 @@ def test_the_keyboard_is_enough(report, open_page):
     assert active(page) == 1
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+    assert page.evaluate("document.activeElement.textContent") == "Close"
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     page.keyboard.type("y?/n")  # is text there
