@@ -1478,7 +1478,11 @@ def test_a_video_is_guarded(operator):
     assert not same(shown[1], pictures(UNSAFE)[0])
 
 
-@pytest.mark.parametrize("value", [{"samples": torch.rand(1, 4, 8, 8)}, "text", 3, None, [1, 2], object()], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [{"samples": torch.rand(1, 4, 8, 8)}, "text", 3, None, [1, 2], object()],
+    ids=["latent", "text", "number", "nothing", "list", "object"],
+)
 def test_what_is_no_picture_is_handed_on(operator, value):
     assert enforced(operator, value) is value
 

@@ -659,6 +659,8 @@ def test_a_damaged_part_is_said_to_be_one(folder, tmp_path, form, cut):
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_rows_that_are_cut_off_a_part_are_scanned_again(folder, tmp_path, form):
+    # Rows stand in the order in which threads finish: a picture whose copy is cut off or not is scored again or not.
+    (folder / "copy of d.png").unlink()
     arguments = [folder, "--out", tmp_path / "out", "--format", form]
     assert command(*arguments).exit_code == 1
     (part,) = part_files(tmp_path / "out")
@@ -666,8 +668,8 @@ def test_rows_that_are_cut_off_a_part_are_scanned_again(folder, tmp_path, form):
     part.write_bytes(b"".join(lines[:-2]))
     result = command(*arguments)
     assert result.exit_code == 1
-    assert "2 scored, 0 duplicates, 4 done before" in result.output
-    assert len(rows_of(tmp_path / "out")) == 6
+    assert "2 scored, 0 duplicates, 3 done before" in result.output
+    assert len(rows_of(tmp_path / "out")) == 5
 
 
 def test_errors_are_about_the_content_not_about_another_file_of_it(demo, tmp_path):

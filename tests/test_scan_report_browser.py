@@ -220,12 +220,37 @@ def test_the_keyboard_is_enough(report, open_page):
     assert active(page) == 1
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+    assert page.evaluate("document.activeElement.textContent") == "Close"
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     page.keyboard.type("y?/n")  # is text there
     assert page.locator("#text").input_value() == "y?/n"
     assert page.locator("#empty").inner_text().startswith("Nothing matches these filters.")
     assert page.locator("#progress").inner_text() == "2 reviewed: 2 of 2 flagged are unsafe (100 %)"
+
+
+@pytest.mark.parametrize(
+    ("then", "focused"),
+    [("document.getElementById('text').focus()", "text"), ("press('Enter')", "detail"), ("", "grid")],
+    ids=["search", "open again", "nothing"],
+)
+def test_a_closed_picture_takes_nothing_from_what_comes_next(report, open_page, then, focused):
+    """A dialog's close event comes a frame late."""
+    page = open_page(report)
+    focus(page)
+    page.keyboard.press("Enter")
+    seen = page.evaluate(
+        f"""async () => {{
+            const detail = document.getElementById("detail"), grid = document.getElementById("grid");
+            const press = key => grid.dispatchEvent(new KeyboardEvent("keydown", {{ key }}));
+            const closed = new Promise(done => detail.addEventListener("close", done, {{ once: true }}));
+            detail.close();
+            {then};
+            await closed;
+            return [document.activeElement.id, detail.open, detail.children.length > 0];
+        }}"""
+    )
+    assert seen == [focused, focused == "detail", focused == "detail"]
 
 
 def test_the_current_picture_is_always_in_view(hostile, open_page):

@@ -138,13 +138,14 @@ const detail = (() => {
     });
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener("close", () => {
+      if (dialog.open) return; // again: this event comes a frame after the closing
       revealed = false;
       dialog.replaceChildren(); // and with it the picture
-      byId("grid").focus({ preventScroll: true });
     });
   };
   const open = (index, show) => {
     if (!gallery.at(index)) return;
+    byId("grid").focus({ preventScroll: true }); // what has the focus now gets it back when the dialog closes
     dialog.showModal();
     go(index, show);
   };
