@@ -413,6 +413,25 @@ def test_boxes_of_sequences():
     assert coding_of(PICTURE, still(SIZE, nclx(1, 13), mine=[1, 2]) + moov) is None
 
 
+def test_the_bitstream_counts_where_no_box_does():
+    header = f"000 1 1 00000 0101 0101 {0:012b} 000 000 0 0 1 {9:08b} {16:08b} {9:08b} 1".replace(" ", "")
+    stream = int(header.ljust(-(-len(header) // 8) * 8, "0"), 2).to_bytes(-(-len(header) // 8), "big")
+    stream = b"\x12\0\x0a" + bytes([len(stream)]) + stream
+    head = box(b"ftyp", b"avif" + bytes(4))
+
+    def meta(at):
+        return box(b"meta", box(b"iloc", struct.pack(">4x2BHHHHII", 0x44, 0, 1, 1, 0, 1, at, len(stream))), at=4)
+
+    start = len(head) + len(meta(0))
+    assert coding_of(PICTURE, head + meta(start) + stream) == Coding(16, 9)
+    named = still(SIZE, nclx(1, 13), mine=[1, 2])
+    assert coding_of(PICTURE, named + stream) is None
+    for cut in range(len(stream)):
+        assert coding_of(PICTURE, head + meta(start) + stream[:cut]) in (None, Coding(16, 9))
+    for at in (0, start - 1, 2**32 - 1):
+        assert coding_of(PICTURE, head + meta(at) + stream) is None
+
+
 def test_broken_boxes_end():
     whole = still(SIZE, nclx(9, 16), mine=[1, 2])
     for cut in range(len(whole)):

@@ -81,6 +81,16 @@ def avif(primaries, transfer):
     return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
 
 
+def bare_avif(transfer):
+    """One whose bitstream names the transfer, and no box."""
+    data = avif(1, 13).replace(b"colrnclx", b"freenclx")
+    at = data.index(b"mdat") + 4
+    bits = f"{int.from_bytes(data[at : at + 64], 'big'):0512b}"
+    named = bits.index(f"1{1:08b}{13:08b}{6:08b}") + 9
+    bits = bits[:named] + f"{transfer:08b}" + bits[named + 8 :]
+    return data[:at] + int(bits, 2).to_bytes(64, "big") + data[at + 64 :]
+
+
 def code_points(*codes, **more):
     return matrix_profile(tags={b"cicp": b"cicp" + bytes(4) + bytes(codes)}, **more)
 
@@ -144,6 +154,8 @@ FILES = {
     "WEBP P3": lambda: encode("WEBP", lossless=True, icc_profile=matrix_profile(P3)),
     "WEBP of gray": lambda: encode("WEBP", lossless=True, icc_profile=GRAY),
     "AVIF P3": lambda: encode("AVIF", quality=100, subsampling="4:4:4", icc_profile=matrix_profile(P3)),
+    "AVIF linear without a box": lambda: bare_avif(8),
+    "AVIF PQ without a box": lambda: bare_avif(16),
     **{
         f"AVIF nclx {one}": (lambda one=one: avif(*one))
         for one in ((1, 1), (1, 4), (1, 5), (1, 8), (1, 16), (1, 18), (9, 16), (9, 18), (12, 13), (9, 14), (6, 6))

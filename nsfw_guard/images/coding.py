@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from .av1 import coding_in_stream
 from .icc import Refused, read_profile
 from .light import ORDINARY, PRIMARIES, SHOWN_TRANSFERS, Coding
 
@@ -52,7 +53,7 @@ def coding_of(picture: Image.Image, data: bytes | None) -> Coding | None:
     elif _counts(profile_of(picture, data)):
         return None
     elif data is not None and data[4:8] == b"ftyp":
-        coding = _of_boxes(data)
+        coding = _of_boxes(data) or _of_info(picture.info)
     else:
         coding = _of_info(picture.info)
     return None if coding is None or coding.plain else coding
@@ -168,7 +169,7 @@ def _of_boxes(data: bytes) -> Coding | None:
     for place in places:
         if (coding := place(top)) is not None:
             return coding
-    return None
+    return _of_streams(view, top)
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -219,6 +220,38 @@ def _of_item(top: dict[bytes, memoryview]) -> Coding | None:
             return coding
     # None is the primary picture's own: that of its tiles, whichever they are.
     return next((coding for coding in codings if coding is not None and not coding.plain), None)
+
+
+def _of_streams(data: memoryview, top: dict[bytes, memoryview]) -> Coding | None:
+    """The code points in the bitstream of a picture, whichever it is: its tiles' or its alpha's may count too."""
+    iloc = dict(_boxes(top[b"meta"])).get(b"iloc") if b"meta" in top else None
+    streams = (coding_in_stream(data[at:]) for at in _locations(iloc))
+    return next((coding for coding in streams if coding is not None and not coding.plain), None)
+
+
+def _locations(iloc: memoryview | None) -> Iterator[int]:
+    """Where items start in the file (ISO/IEC 14496-12, 8.11.3)."""
+    if iloc is None or len(iloc) < 8:
+        return
+    version, at = iloc[0], 6
+    offset_size, length_size, base_size, index_size = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        return int.from_bytes(iloc[at - size : at], "big")
+
+    for _ in range(min(number(4 if version == 2 else 2), _MOST_PARTS)):
+        number((4 if version == 2 else 2) + (2 if version else 0) + 2)
+        base = number(base_size)
+        for extent in range(number(2)):
+            if at >= len(iloc):
+                return
+            number(index_size if version else 0)
+            start = base + number(offset_size)
+            number(length_size)
+            if extent == 0:
+                yield start
 
 
 def _number(pitm: memoryview | None) -> int | None:
