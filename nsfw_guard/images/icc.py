@@ -95,7 +95,7 @@ def _judged(data: bytes) -> Profile:
     exact = _transform(lean, mode, _UNOPTIMIZED)
     if any(name in tags for name in _TABLES) or mode == "CMYK":
         return Profile(mode, to_srgb=exact)
-    # Curves and a matrix: what they do to the ramps, they do to all colours.
+    # Curves and a matrix.
     ramps = Image.fromarray(_ramps(mode))
     shown = np.asarray(exact.apply(ramps)).astype(np.int16)
     if np.abs(shown - np.asarray(ramps.convert("RGB"))).max() <= _SAME:
@@ -190,16 +190,16 @@ def _short(curve: bytes) -> bytes:
 
 @lru_cache(maxsize=2)
 def _ramps(mode: str) -> NDArray[np.uint8]:
-    """All levels of gray and, for RGB, of each channel beside all ends of the others: ``[13, 256, 3]``."""
+    """All levels of gray, and for RGB ``[4, 256, 3]`` of each channel too.
+
+    That is enough for a matrix: light that one channel adds to another is seen where the other has none. What it takes
+    away, the other would have to add itself, or gray is no longer gray.
+    """
     level = np.arange(256, dtype=np.uint8)
     if mode == "L":
         return level[None]
-    ramps = [np.stack([level] * 3, axis=-1)]
+    ramps = np.zeros((4, 256, 3), np.uint8)
+    ramps[0] = level[:, None]
     for channel in range(3):
-        for ends in range(4):
-            ramp = np.empty((256, 3), np.uint8)
-            ramp[:, channel] = level
-            ramp[:, (channel + 1) % 3] = 255 * (ends & 1)
-            ramp[:, (channel + 2) % 3] = 255 * (ends >> 1)
-            ramps.append(ramp)
-    return np.stack(ramps)
+        ramps[1 + channel, :, channel] = level
+    return ramps
