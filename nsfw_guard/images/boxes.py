@@ -39,7 +39,8 @@ def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[Box]
 def films_behind(data: bytes, name: str) -> list[bytes]:
     """Return the films that are appended to a picture, or wrapped in it, in the order in which they begin.
 
-    Each goes on to the end of its boxes. What no player can play, for want of an index, is none.
+    Each goes on to the end of its boxes. What no player can play, for want of an index, is none; nor is sound alone,
+    which some cameras append.
 
     Raises:
         ImageError: There are far too many places at which one may begin.
@@ -53,9 +54,16 @@ def films_behind(data: bytes, name: str) -> list[bytes]:
         if not 16 <= int.from_bytes(data[at - 4 : at], "big") <= 1024:
             continue
         parts = list(boxes(data, at - 4))
-        if any(part.kind in (b"moov", b"moof") for part in parts):
+        if any(part.kind in (b"moov", b"moof") and not _sound_alone(data, part) for part in parts):
             found.append(data[at - 4 : parts[-1].stop])
     raise ImageError(f"{name} has more than {_MOST_STARTS} places at which a film may begin.")
+
+
+def _sound_alone(data: bytes, index: Box) -> bool:
+    def holds(kind: bytes) -> bool:
+        return data.find(kind, index.start, index.stop) >= 0
+
+    return holds(b"soun") and not holds(b"vide") and not holds(b"pict")
 
 
 def has_top_box(data: bytes, kind: bytes) -> bool:

@@ -17,7 +17,9 @@ from .icons import apple_icons, windows_icons
 from .settings import DecodeSettings
 from .sniff import HEAD, brands, open_picture, reading, sniff
 from .thumbnails import (
+    exif_in,
     exif_raw,
+    jpeg_segments,
     jpegs_in,
     photoshop_resources,
     psd_resources,
@@ -80,7 +82,7 @@ def inside(data: bytes | None, picture: Image.Image, settings: DecodeSettings, *
         ImageError: There are more than 64, or the file's structure is not to be believed.
     """
     with reading(name, "searched for further pictures"):
-        found = list(islice(_all(data, picture, settings), MOST + 1))
+        found = list(islice(_all(data, picture, settings, name), MOST + 1))
     if len(found) > MOST:
         raise ImageError(f"{name} holds more than {MOST} further pictures and films.")
     return found
@@ -91,16 +93,21 @@ def holds_sequence(data: bytes) -> bool:
     return sniff(data[:HEAD]).format in ("HEIF", "AVIF") and has_top_box(data, b"moov")
 
 
-def _all(data: bytes | None, picture: Image.Image, settings: DecodeSettings) -> Iterator[Inner]:
+def _all(data: bytes | None, picture: Image.Image, settings: DecodeSettings, name: str) -> Iterator[Inner]:
     kind = None if data is None else sniff(data[:HEAD]).format
     if data is not None:
-        yield from (Inner("film", film) for film in films_behind(data, "it"))
+        yield from (Inner("film", film) for film in films_behind(data, name))
     turned = picture.getexif().get(_ORIENTATION, 1)
     thumbnail = partial(_picture, "thumbnail", settings, turned=turned)
-    for exif in _exif_of(picture):
+    for exif in _exif_of(picture) if data is None or kind not in ("AVIF", "HEIF") else exif_in(data):
         yield from (thumbnail(one) for one in exif_raw(exif))
-        if kind != "JPEG":
+        if data is None or kind not in ("JPEG", "AVIF", "HEIF"):
             yield from (thumbnail(exif, at) for at in jpegs_in(exif))
+    if data is not None and kind in (
+        "AVIF",
+        "HEIF",
+    ):  # of these, Pillow's objects carry EXIF that it may have rewritten
+        yield from (thumbnail(data, at) for at in jpegs_in(data))
     if data is None or kind is None:
         content = picture.info.get("photoshop")
         yield from _photoshop(content.items() if isinstance(content, dict) else (), thumbnail)
@@ -147,7 +154,7 @@ def _in_jpeg(
         resources = photoshop_resources(content.partition(b"\0")[2])
         raw = (raw_photoshop(one) for number, one in resources if number in _PHOTOSHOP_THUMBNAILS)
         yield from (Inner("thumbnail", None, lambda one=one: one) for one in raw if one is not None)  # type: ignore[misc]
-    pixels = data.find(b"\xff\xda")
+    pixels = max((start for _, start, _ in jpeg_segments(data)), default=0)  # what comes before is metadata
     behind = "gain map" if b"hdrgm:" in data or b"urn:iso:std:iso:ts:21496:-1" in data else "further picture"
     for at in jpegs_in(data):
         if at not in shown:
@@ -156,10 +163,8 @@ def _in_jpeg(
 
 def _mpo_places(picture: Any) -> list[int]:
     """Return where the pictures of an MPO begin, which are its frames."""
-    if picture.format != "MPO":
-        return []
-    entries = picture.mpinfo.get(0xB002, ())
-    return [entry["DataOffset"] + picture.info["mpoffset"] for entry in entries if entry["DataOffset"]]
+    # Where Pillow comes to hide it elsewhere, they are looked at twice.
+    return getattr(picture, "_MpoImageFile__mpoffsets", []) if picture.format == "MPO" else []
 
 
 def _photoshop(resources: Any, thumbnail: Callable[..., Inner]) -> Iterator[Inner]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from PIL import Image
 
 # Marker, any fill, and the marker that follows: tables, sizes, applications' and comments.
 _JPEG = re.compile(rb"\xff\xd8\xff+[\xc0-\xc4\xdb\xdd\xe0-\xef\xfe]")
+# The beginning of EXIF: its first directory follows at once.
+_EXIF = re.compile(rb"II\*\0\x08\0\0\0|MM\0\*\0\0\0\x08")
 _MOST_DIRECTORIES = 10_000
+# Of EXIF; more is an attack.
+_MOST_EXIF = 64
 _SUB_DIRECTORIES, _STRIPS, _TILES, _PHOTOSHOP = 330, 273, 324, 34377
 _SIZES = {1: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}  # of the types of numbers and bytes
 
@@ -25,17 +30,30 @@ def jpegs_in(data: bytes, start: int = 0) -> Iterator[int]:
             yield match.start()
 
 
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker, start and end of each segment of a JPEG, up to that of its first scan."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        if data[at + 1] == 0xFF:  # fill
+            at += 1
+            continue
+        length = max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        yield data[at + 1], at + 4, at + 2 + length
+        if data[at + 1] in (0xDA, 0xD9):
+            return
+        at += 2 + length
+
+
 def raw_jfif(data: bytes) -> Iterator[Image.Image]:
     """Yield the thumbnails without compression in a JPEG's first segments."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b"\xd9", b""):
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        body = data[at + 4 : at + 2 + length]
-        if data[at + 1] == 0xE0 and body.startswith(b"JFIF\0"):
+    for marker, start, stop in jpeg_segments(data):
+        if marker != 0xE0:
+            continue
+        body = data[start:stop]
+        if body.startswith(b"JFIF\0"):
             yield from _raw(body, 12)
-        elif data[at + 1] == 0xE0 and body.startswith((b"JFXX\0\x11", b"JFXX\0\x13")):
+        elif body.startswith((b"JFXX\0\x11", b"JFXX\0\x13")):
             yield from _raw(body, 6, palette=body[5] == 0x11)
-        at += 2 + max(length, 2)
 
 
 def _raw(body: bytes, at: int, *, palette: bool = False) -> Iterator[Image.Image]:
@@ -148,6 +166,12 @@ def beginning_at(data: bytes, place: int) -> bytes:
         return data
     told = struct.pack(form.order + form.place, place)
     return data[: form.at] + told + data[form.at + len(told) :]
+
+
+def exif_in(data: bytes) -> Iterator[bytes]:
+    """Yield what looks like EXIF in a file of another kind, each with what follows it."""
+    for match in islice(_EXIF.finditer(data), _MOST_EXIF):
+        yield data[match.start() : match.start() + 2**20]
 
 
 def exif_raw(exif: bytes) -> Iterator[bytes]:
