@@ -222,8 +222,7 @@ class ViewBatch:
         inputs: list[Tensor] = []
         extents: list[Tensor] = []
         counts: list[int] = []
-        size = self.spec.size
-        for looks in self.images.looks(start, stop, size):
+        for looks in self.images.looks(start, stop):
             rows, columns = looks[0].data.shape[-2:]
             plan = plan_views(rows, columns, self.spec, views=self.views) or ()
             of_looks: list[Tensor] = []
@@ -235,6 +234,7 @@ class ViewBatch:
             counts += [len(of_looks)] * len(looks[0].data)
             if of_looks:
                 inputs.append(torch.stack(of_looks, 1).flatten(0, 1) if len(of_looks) > 1 else of_looks[0])
+        size = self.spec.size
         return _join(inputs) if inputs else extents[0].new_empty(0, 3, size, size), _join(extents), counts
 
 

@@ -30,8 +30,8 @@ MIN_CELL = 4
 # cannot be looked at again.
 FILLED_REASONS = ("non_finite", "early", "too_long")
 _BLACK = (0.0, 0.0, 0.0)
-# Candidates are looked at on a canvas whose short side is this many times the model's, at most.
-_CANVAS = 2
+# The short side of the canvas on which candidates are drawn to be looked at, at most: more than models see.
+_CANVAS = 512
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def most_detailed(steps: Sequence[Redaction], attempt: Callable[[Redaction], boo
 class Candidates:
     """What one image may become, as a batch of images; see ``ImageBatch``.
 
-    The image is reduced to mean colours at once; each candidate is drawn on a canvas no larger than the model needs.
+    The image is reduced to mean colours at once; each candidate is drawn on a canvas no larger than models need.
 
     Attributes:
         index: Of the image.
@@ -254,13 +254,13 @@ class Candidates:
         """How many frames a candidate has: one."""
         return 1
 
-    def looks(self, start: int, stop: int, size: int) -> tuple[Frames, ...]:
+    def looks(self, start: int, stop: int) -> tuple[Frames, ...]:
         """Return the looks at some candidates, as they would be written; see ``ImageBatch.looks``."""
-        scale = min(1.0, _CANVAS * size / min(self._size))
+        scale = min(1.0, _CANVAS / min(self._size))
         canvas = tuple(max(1, round(scale * side)) for side in self._size)
         some = zip(self._cells[start:stop], self.steps[start:stop], strict=True)
         drawn = [_drawn(cells, step, canvas, self._device) for cells, step in some]
-        looks: tuple[Frames, ...] = self._item.seen(drawn, self._of_item, size)
+        looks: tuple[Frames, ...] = self._item.seen(drawn, self._of_item)
         return looks
 
     def refuse(self, low: float, high: float, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..images.pictures import is_layered, with_alpha
+from ..images.looks import is_layered, with_alpha
 
 VERDICT = "nsfw_guard"
 XMP = "XML:com.adobe.xmp"

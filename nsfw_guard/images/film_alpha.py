@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import ImageError
+from .color import Coding, array_as_shown, differ
 from .settings import DecodeSettings
 
 # FFmpeg's own decoders of these leave alpha out, which lies beside each frame; libvpx's do not.
@@ -91,8 +93,11 @@ def visible(frame: Any) -> list[np.ndarray[Any, Any]]:
         colours, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3:].astype(np.uint16)
     else:
         colours = frame.to_ndarray(format="rgb24")
-    # COLOUR: renditions by the stream's transfer and primaries (``frame.color_trc``, …) are added to this list.
     renditions = [colours]
+    said = Coding(transfer=getattr(frame, "color_trc", None), primaries=getattr(frame, "color_primaries", None))
+    shown = array_as_shown(colours, said)
+    if shown is not None and differ(*(torch.from_numpy(one).movedim(-1, 0) for one in (colours, shown))):
+        renditions.append(shown)
     if alpha is None or alpha.min() == 255:
         return renditions
     return [look for shown in renditions for look in (shown, _over(shown, alpha, 255), _over(shown, alpha, 0))]

@@ -29,6 +29,7 @@ class Held:
     Attributes:
         frames: How many frames it has, at least 1.
         films: The files of the films beside them.
+        holds_sequence: Whether a picture beside them is a sequence.
 
     Raises:
         ImageError: Its file, or a picture beside its frames, is broken or over a limit.
@@ -45,6 +46,7 @@ class Held:
         if _may_have_several(picture):
             self._find_others(data, warnings)
         self.films: list[bytes] = []
+        self.holds_sequence = False
         self._beside: list[tuple[Any, int]] = []
         for inner in inside(data, picture, settings, name=name):
             if inner.film is not None:
@@ -52,7 +54,9 @@ class Held:
             elif (opened := inner.open()) is None:
                 warnings.append(f"the {inner.name} in it cannot be opened, and was not looked at")
             else:
-                self._beside += [(opened, frame) for frame in range(frame_count(opened))]
+                count = frame_count(opened)
+                self.holds_sequence |= count > 1
+                self._beside += [(opened, frame) for frame in range(count)]
 
     def __len__(self) -> int:
         return self.frames + len(self._beside)

@@ -81,7 +81,7 @@ def inside(data: bytes | None, picture: Image.Image, settings: DecodeSettings, *
     Raises:
         ImageError: There are more than 64, or the file's structure is not to be believed.
     """
-    with reading(name, "searched for further pictures"):
+    with reading(name, "decoded"):
         found = list(islice(_all(data, picture, settings, name), MOST + 1))
     if len(found) > MOST:
         raise ImageError(f"{name} holds more than {MOST} further pictures and films.")

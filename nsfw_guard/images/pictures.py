@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import ImageError
+from .color import coding_of, profile_of
 from .film import FilmReader, film_support
 from .frames import Frames
 from .held import Held
+from .looks import Colors, looks_at, stored_look
 from .settings import DecodeSettings
 from .sniff import open_picture, read_file, reading, refuse_bomb
 
@@ -52,6 +53,7 @@ class Picture:
         at_once: 1: frames are decoded one by one.
         device: ``None``: a picture is on no device.
         films: The files of the films in its file.
+        holds_sequence: Whether its file holds a sequence beside it.
         warnings: What of it cannot be looked at, and why.
     """
 
@@ -70,6 +72,7 @@ class Picture:
     ) -> None:
         self.original = picture
         self._name = name
+        self._data = data
         self._max_pixels = None if settings is None else settings.max_pixels
         self.warnings: list[str] = []
         if not picture.width or not picture.height:
@@ -79,7 +82,7 @@ class Picture:
         settings = settings or DecodeSettings()
         with reading(name, "decoded"):
             self._held = Held(picture, data, settings, name, self.warnings)
-        self.films = self._held.films
+        self.films, self.holds_sequence = self._held.films, self._held.holds_sequence
         self._in_films: list[tuple[FilmReader, int]] = []
         if self.films and look_into_films and not film_support():
             self.warnings.append("the film in it was not looked at: that needs PyAV: pip install 'nsfw-guard[scan]'")
@@ -114,28 +117,27 @@ class Picture:
 
     def stored(self, start: int, stop: int) -> Frames:
         """Decode frames as they are stored, transparent ones over white; see ``ImageBatch.stored``."""
-        return self._looks(start, None)[0]
+        with reading(self._name, "decoded"):
+            return _as_frames(stored_look(self._frame(start), self._name))
 
-    def looks(self, start: int, stop: int, size: int) -> tuple[Frames, ...]:
+    def looks(self, start: int, stop: int) -> tuple[Frames, ...]:
         """Decode the looks at one frame; see ``ImageBatch.looks``."""
-        return self._looks(start, size)
-
-    def _looks(self, index: int, size: int | None) -> tuple[Frames, ...]:
-        if index >= len(self._held):
-            film, number = self._in_films[index - len(self._held)]
-            looks = list(film.looks(number))
-        else:
-            with reading(self._name, "decoded"):
-                looks = looks_at(self._frame(index), self._name, size)
-        return tuple(Frames(look[None], scale=255 if look.dtype == torch.uint8 else 1) for look in looks)
+        if start >= len(self._held):
+            film, number = self._in_films[start - len(self._held)]
+            return tuple(map(_as_frames, film.looks(number)))
+        with reading(self._name, "decoded"):
+            frame = self._frame(start)
+            known = self._data if start == 0 else None
+            colors = Colors(profile_of(frame, known), coding_of(frame, known), self.warnings)
+            return tuple(map(_as_frames, looks_at(frame, self._name, colors)))
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: decoded pictures are in range."""
 
-    def seen(self, candidates: list[Tensor], image: int, size: int) -> tuple[Frames, ...]:
+    def seen(self, candidates: list[Tensor], image: int) -> tuple[Frames, ...]:
         """Return the looks at some redacted pixels, each ``[3, h, w]``, as they would be written."""
         mode = self._frame(0).mode
-        pixels = torch.stack([looks_at(_put(one, mode), self._name, None)[0] for one in candidates])
+        pixels = torch.stack([stored_look(_put(one, mode), self._name) for one in candidates])
         return (Frames(pixels, scale=255),)
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Image.Image:
@@ -177,85 +179,6 @@ def called(source: Any, name: str) -> str:
         path = str(source)
         return path if len(path) <= _LONGEST_NAME else f"{name} ({len(path)} characters, {path[:24]!r}…)"
     return f"{name} ({len(source)} bytes)" if isinstance(source, (bytes, bytearray, memoryview)) else name
-
-
-def looks_at(frame: Image.Image, name: str, size: int | None, *, data: bytes | None = None) -> list[Tensor]:
-    """Return the looks at an upright frame, each ``[1, H, W]`` or ``[3, H, W]``, uint8 or float32 in [0, 1].
-
-    They are all combinations of what its numbers may mean, its colours as stored and as shown, and its transparency:
-    over white, alone, over black.
-
-    Args:
-        frame: The frame.
-        name: What errors call it.
-        size: The edge in pixels to which the model resizes; what differs less than visibly there is left out. ``None``:
-            only the first look.
-        data: The encoded file, if it is at hand: where it says what its colours mean.
-
-    Raises:
-        ImageError: Numbers whose range is unknown.
-    """
-    looks: list[Tensor] = []
-    for meant in _readings(frame, name, size):
-        if isinstance(meant, Tensor):
-            looks.append(meant)
-            continue
-        looks += _layers(meant, size)
-    return looks if size is not None else looks[:1]
-
-
-def _readings(frame: Image.Image, name: str, size: int | None) -> list[Any]:
-    """Return what the numbers of a frame may mean: the frame, or ``[1, H, W]`` for each meaning of gray of 16 bits."""
-    if not frame.mode.startswith("I"):
-        return [frame]
-    values = torch.from_numpy(np.asarray(frame).astype(np.float32))[None]
-    low, high = float(values.min()), float(values.max())
-    if frame.format is None and (low < 0 or high > 65535):
-        raise ImageError(f"{name} has the mode {frame.mode} and values outside 0 to 65535; expected 16-bit gray.")
-    # Viewers take 16 bits, or the values that there are; Pillow's own conversion, and so most scripts, clips at 255.
-    readings = [(values / 65535).clamp(0, 1), (values / 255).clamp(0, 1)]
-    if high <= 255:
-        readings.reverse()
-    if high > low:
-        readings.append((values - low) / (high - low))
-    kept = readings[:1]
-    for reading_ in readings[1:] if size is not None else ():
-        if not any(torch.equal(reading_, other) for other in kept):
-            kept.append(reading_)
-    return kept
-
-
-def _layers(frame: Image.Image, size: int | None) -> list[Tensor]:
-    """Return the looks at a frame of 8 bits: over white, and, unless it is opaque, alone and over black."""
-    if not is_layered(frame):
-        return [_rgb(frame)]
-    layered = np.array(with_alpha(frame))
-    alpha = layered[..., 3:].astype(np.uint16)
-    alone = torch.from_numpy(layered[..., :3].copy()).movedim(-1, 0)
-    if alpha.min() == _OPAQUE:
-        return [alone]
-    black = layered[..., :3] * alpha
-    looks = [
-        torch.from_numpy(((over + 127) // 255).astype(np.uint8)).movedim(-1, 0)
-        for over in (black + 255 * (255 - alpha), black)
-    ]
-    return [looks[0], alone, looks[1]] if size is not None else looks[:1]
-
-
-def is_layered(frame: Image.Image) -> bool:
-    """Whether a picture may be transparent somewhere."""
-    return frame.has_transparency_data or frame.mode in ("La", "RGBa", "PA")
-
-
-def with_alpha(frame: Image.Image) -> Image.Image:
-    """Return a picture with transparency as RGBA."""
-    if frame.mode == "La":
-        frame = frame.convert("LA")
-    return frame if frame.mode == "RGBA" else frame.convert("RGBA")
-
-
-def _rgb(frame: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(frame if frame.mode == "RGB" else frame.convert("RGB"))).movedim(-1, 0)
 
 
 def _put(pixels: Tensor, mode: str) -> Image.Image:
@@ -303,7 +226,11 @@ def pixels_of(picture: Image.Image, name: str) -> Tensor:
     Raises:
         ImageError: 16-bit gray with values outside its range.
     """
-    return looks_at(upright(picture), name, None)[0]
+    return stored_look(upright(picture), name)
+
+
+def _as_frames(look: Tensor) -> Frames:
+    return Frames(look[None], scale=255 if look.dtype == torch.uint8 else 1)
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -173,13 +173,13 @@ def read_file(path: str | Path, settings: DecodeSettings) -> bytes:
     try:
         # Opening a pipe waits for ever, and some devices do something then.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError(f"{name} is no file but a folder, pipe or device; expected a regular file.")
+            raise ImageError(f"{name} cannot be opened: it is a folder, pipe or device; expected a regular file.")
         with open(path, "rb") as file:
             data = file.read(settings.max_bytes + 1)
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be read: {why(error)}") from error
+        raise ImageError(f"{name} cannot be opened: {why(error)}") from error
     if len(data) > settings.max_bytes:
         raise ImageError(f"{name} has more than {settings.max_bytes} bytes. If you trust it, raise the limit.")
     return data

@@ -10,15 +10,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ImageError
+from ..images.color import coding_of, profile_of
 from ..images.film import Film, is_film, open_film
-from ..images.pictures import ORIENTATION, Picture, looks_at, upright
+from ..images.looks import Colors, looks_at
+from ..images.pictures import ORIENTATION, Picture, upright
 from ..images.settings import DecodeSettings
 from ..images.sniff import HEAD, open_picture, reading, sniff
 
 # EXIF orientations that turn a picture by a quarter.
 _TURNED = (5, 6, 7, 8)
-# Where nobody says to what a model resizes.
-_SIZE = 384
 
 
 class Decoded:
@@ -113,7 +113,8 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
             f"{name} has {whole.shown()} frames, of which {len(chosen)} are to be looked at; the limit is "
             f"{settings.max_frames}."
         )
-    first, size = _scaled(picture, settings, name) or (_looks_of(whole, 0, settings), None)
+    colors = Colors(profile_of(picture, data), coding_of(picture, data), whole.warnings)
+    first, size = _scaled(picture, settings, name, colors) or (_looks_of(whole, 0), None)
     if size is None:
         size = (first[0].shape[-1], first[0].shape[-2])
     films = [open_film(io.BytesIO(film), settings, name=name) for film in whole.films]
@@ -122,18 +123,20 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
         yield from ((0, look) for look in first)
         count = len(whole.owners)
         for index in (*chosen[1:], *range(whole.shown(), count)):
-            yield from ((index, look) for look in _looks_of(whole, index, settings))
+            yield from ((index, look) for look in _looks_of(whole, index))
         for film in films:
             for index, look in _looks(film, count):
                 yield index, look
             count = index + 1
 
     # The further pictures of an MPO are other views of the first, not a film.
-    animated = bool(films) or (whole.shown() > 1 and picture.format != "MPO")
+    animated = bool(films) or whole.holds_sequence or (whole.shown() > 1 and picture.format != "MPO")
     return Decoded("animation" if animated else "image", *size, frames(), whole.warnings)
 
 
-def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[list[Tensor], tuple[int, int]] | None:
+def _scaled(
+    picture: Image.Image, settings: DecodeSettings, name: str, colors: Colors
+) -> tuple[list[Tensor], tuple[int, int]] | None:
     """Decode a JPEG by its scaled transforms; return its looks and the full size, or ``None`` if nothing is gained."""
     if settings.size is None or settings.exact or picture.format not in ("JPEG", "MPO"):
         return None
@@ -144,10 +147,10 @@ def _scaled(picture: Image.Image, settings: DecodeSettings, name: str) -> tuple[
     with reading(name, "decoded"):
         picture.draft(None, (edge, edge))
         picture.load()
-        looks = looks_at(upright(picture), name, settings.size)
+        looks = looks_at(upright(picture), name, colors)
         turned = picture.getexif().get(ORIENTATION) in _TURNED
     return looks, (height, width) if turned else (width, height)
 
 
-def _looks_of(picture: Picture, index: int, settings: DecodeSettings) -> list[Tensor]:
-    return [look.data[0] for look in picture.looks(index, index + 1, settings.size or _SIZE)]
+def _looks_of(picture: Picture, index: int) -> list[Tensor]:
+    return [look.data[0] for look in picture.looks(index, index + 1)]
