@@ -332,6 +332,8 @@ def test_sub_directories_of_a_tiff(demo, big):
             CIRCLE.copy(), "TIFF", save_all=True, append_images=[TRIANGLE.copy()], tiffinfo={65000: 7}, big_tiff=big
         )
     )
+    if big and data[2] != 43:
+        pytest.skip("this Pillow writes no BigTIFF")
     wide = 8 if big else 4
     number = lambda at, size: int.from_bytes(data[at : at + size], "little")  # noqa: E731
     first = number(wide, wide)

@@ -239,8 +239,22 @@ def test_alpha_without_a_decoder_that_keeps_it_is_an_error(monkeypatch):
 
     data = vpx("libvpx-vp9", hidden("circle"))
     monkeypatch.setitem(film_alpha._WITH_ALPHA, "vp9", "libvpx-of-tomorrow")
-    with pytest.raises(ImageError, match="x has alpha beside its frames, of the codec vp9, and cannot be decoded"):
+    with pytest.raises(
+        ImageError, match="x cannot be decoded: it has alpha, and this PyAV has no decoder libvpx-of-tomorrow"
+    ):
         decoded(data)
+
+
+def test_alpha_that_the_track_tells_of_and_that_does_not_come_out_is_an_error():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.metadata["alpha_mode"] = "1"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(gray(9), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(ImageError, match=r"x cannot be decoded: PyAV leaves out its alpha \(codec mpeg4\)"):
+        decoded(file.getvalue())
 
 
 def test_alpha_in_a_further_layer_of_hevc_is_an_error_where_it_is_left_out():
@@ -251,7 +265,7 @@ def test_alpha_in_a_further_layer_of_hevc_is_an_error_where_it_is_left_out():
         stream = SimpleNamespace(index=0, codec_context=context, metadata={})
         layered = SimpleNamespace(stream=stream, decode=lambda: packet.decode() + packet.stream.decode(None))
         decoder = Decoder(container, layered, DecodeSettings(), "x")
-        with pytest.raises(ImageError, match="x cannot be decoded: this FFmpeg leaves out the alpha of HEVC"):
+        with pytest.raises(ImageError, match=r"x cannot be decoded: PyAV leaves out its alpha \(codec hevc\)"):
             list(decoder.frames(layered))
 
 

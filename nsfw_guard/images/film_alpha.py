@@ -45,11 +45,12 @@ class Decoder:
         codec = stream.codec_context.name
         # A tag can hide what the track says, so what lies beside the first frame counts as well.
         told = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode", "0") not in ("", "0")
-        beside = _WITH_ALPHA.get(codec) is not None and container.format.name.startswith("matroska")
-        if told or (beside and _alpha_beside(packet, unknown=True)):
+        beside = codec in _WITH_ALPHA and container.format.name.startswith("matroska")
+        if codec in _WITH_ALPHA and (told or (beside and _alpha_beside(packet, unknown=True))):
             self._other = _libvpx(codec, settings, name)
         self._watched = beside and self._other is None
-        self._layered = codec == "hevc" and bool(_HEVC_ALPHA.search(stream.codec_context.extradata or b""))
+        layered = codec == "hevc" and bool(_HEVC_ALPHA.search(stream.codec_context.extradata or b""))
+        self._told = codec if told or layered else None
 
     def frames(self, packet: Any) -> Iterator[Any]:
         """Decode a packet; the last one, which is empty, brings out what is left."""
@@ -59,8 +60,8 @@ class Decoder:
             yield from self._other.decode(packet if packet.size else None)
             return
         for frame in packet.decode():
-            if self._layered and not _may_be_transparent(frame):
-                raise ImageError(f"{self._name} cannot be decoded: this FFmpeg leaves out the alpha of HEVC.")
+            if self._told and not _may_be_transparent(frame):
+                raise ImageError(f"{self._name} cannot be decoded: PyAV leaves out its alpha (codec {self._told}).")
             yield frame
 
 
@@ -75,11 +76,9 @@ def _libvpx(codec: str, settings: DecodeSettings, name: str) -> Any:
 
     try:
         decoder = av.Codec(_WITH_ALPHA[codec], "r").create()
-    except (KeyError, ValueError) as error:
-        wanted = _WITH_ALPHA.get(codec)
+    except ValueError as error:
         raise ImageError(
-            f"{name} has alpha beside its frames, of the codec {codec}, and cannot be decoded: "
-            + (f"this PyAV has no decoder {wanted}." if wanted else "expected vp8 or vp9.")
+            f"{name} cannot be decoded: it has alpha, and this PyAV has no decoder {_WITH_ALPHA[codec]}."
         ) from error
     decoder.options = limits(settings)
     return decoder
