@@ -141,7 +141,9 @@ def open_picture(data: bytes, *, name: str, max_pixels: int | None = None) -> Im
     Raises:
         ImageError: It is none, broken, too large, of a refused kind, or needs what is not installed.
     """
-    kind = sniff(data[:HEAD]).format
+    media, kind = sniff(data[:HEAD])
+    if media == "film":
+        raise ImageError(f"{name} is a film; expected a picture. For films there is nsfw-guard scan.")
     with reading(name, "opened as a picture"):
         if kind == "HEIF":
             picture = _open_heif(data, name)
