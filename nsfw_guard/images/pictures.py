@@ -31,6 +31,7 @@ _WRITTEN: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     "MPO": {"quality": 95, "subsampling": 0},
 }
+_MOST_IN_MPO = 3  # of more, Pillow writes down wrong places
 ORIENTATION = 0x0112  # EXIF's tag
 _LONGEST_NAME, _LONGEST_PATH = 200, 4096
 _OPAQUE = 255
@@ -152,8 +153,10 @@ class Picture:
             info.append(frame.info)  # each frame has its own duration
         if len(frames) == 1:
             return frames[0]
-        kind = self.original.format if self.original.format in _WRITTEN else "TIFF"
-        options = dict(_WRITTEN[kind or "TIFF"])
+        kind = self.original.format or ""
+        if kind not in _WRITTEN or (kind == "MPO" and len(frames) > _MOST_IN_MPO):
+            kind = "TIFF"
+        options = dict(_WRITTEN[kind])
         if all("duration" in entry for entry in info):
             options["duration"] = [entry["duration"] for entry in info]
         if "loop" in info[0]:
