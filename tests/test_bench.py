@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 import sys
-import time
+import threading
 import types
 
 import pytest
@@ -234,12 +234,17 @@ def test_the_timer_waits_for_the_device_on_both_sides():
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_peak_memory_is_that_of_the_call(monkeypatch, marked):
+    looked = threading.Event()
     if not marked:
+        rss = memory._rss
         monkeypatch.setattr(memory, "_can_mark", lambda: False)
+        monkeypatch.setattr(memory, "_rss", lambda: (rss(), looked.set())[0])
 
     def call():
         held = torch.ones(64_000_000, dtype=torch.uint8)
-        time.sleep(0 if marked else 0.1)  # for the thread that looks
+        for _ in range(0 if marked else 2):  # the second look began after the first one
+            looked.clear()
+            assert looked.wait(60)
         assert held[-1] == 1
 
     peak = memory.peak_of(call, CPU)

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from nsfw_guard import ModelCard, Policy, PreprocessSpec, Redaction, preprocess, redact
-from nsfw_guard import images as images_module
 from nsfw_guard.classifier import Classifier
+from nsfw_guard.images import batch as images_module
 from nsfw_guard.images import read_images
 from nsfw_guard.preprocess import ViewBatch, kernels
 from nsfw_guard.redact import redact_flagged
