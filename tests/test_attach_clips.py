@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from nsfw_guard import ImageError, Level, NsfwGuard, Policy, Redaction, Verdict
 from nsfw_guard.demo.shapes import draw
-from nsfw_guard.redact import redact
+from nsfw_guard.redact import candidates, redact
 
 SAFE = draw("circle", "red", "white", height=64, width=64)
 TRIANGLE = draw("triangle", "red", "white", height=64, width=64)
@@ -49,6 +50,15 @@ def checked(clip, guard, *, before=(), **settings):
     """What becomes of a clip, the redacted frames as text, and the entry."""
     result, passed = check_clip(clip, record(guard, **settings), value_range=(-1, 1), before=before)
     return result, changes(result, clip), passed
+
+
+def shared_cells(guard, run, shown):
+    """How many cells a redacted run shows: the same number in all of its frames; 0 if it is filled."""
+    for step in candidates(guard.redaction, *run.shape[-2:]):
+        frames = zip(run, shown, strict=True)
+        if all(torch.allclose(other, redact(one / 2 + 0.5, step) * 2 - 1, atol=1e-5) for one, other in frames):
+            return step.cells if step.kind == "blur" else 0
+    raise AssertionError("the frames of a run are not redacted alike")
 
 
 @pytest.fixture
@@ -91,10 +101,9 @@ def test_the_frames_that_are_redacted(demo, frames, settings, redacted):
     result, changed, passed = checked(clip, demo, **settings)
     assert changed == redacted
     assert passed.verdict.flagged == ("#" in frames)
-    for frame, original, sign in zip(result, clip, redacted, strict=True):
-        if sign == "#":
-            expected = redact(original / 2 + 0.5, demo.redaction) * 2 - 1
-            torch.testing.assert_close(frame, expected, rtol=0, atol=1e-5)
+    for run in re.finditer("#+", redacted):
+        shared_cells(demo, clip[run.start() : run.end()], result[run.start() : run.end()])
+    assert not any(verdict.flagged for verdict in demo.check(result, value_range=(-1, 1)))
     for verdict, sign in zip(passed.frames, frames, strict=True):
         assert verdict is None or verdict.flagged == (sign == "#")
 
