@@ -34,6 +34,8 @@ def identical(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(identical(a, b) for a, b in zip(one, other, strict=True))
     assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
     return np.array_equal(np.asarray(one), np.asarray(other))
 
 

@@ -24,17 +24,17 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from diffusers.image_processor import VaeImageProcessor
-from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
-from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
-from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
-from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
-from outputs import EVERYBODY, NOBODY
+from outputs import EVERYBODY, NOBODY, UNVERIFIED
 from PIL import Image
 from pipelines import hand, images, slots, videos
 from transformers import CLIPImageProcessor
 
 from nsfw_guard import GuardError, ImageError, NsfwGuard, Policy, Redaction, SettingError
 from nsfw_guard.demo.shapes import draw
+from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
+from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
+from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
+from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from nsfw_guard.redact import redact
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def guard(tiny_folder):
     """A guard of one's own that flags everything."""
-    return NsfwGuard(tiny_folder, dtype="float32", policy=EVERYBODY)
+    return NsfwGuard(tiny_folder, dtype="float32", policy=EVERYBODY, redaction=UNVERIFIED)
 
 
 @pytest.fixture
@@ -520,7 +520,7 @@ def test_what_cannot_be_checked_does_not_come_out(guard):
 def test_in_painting_with_a_crop_is_checked_as_it_comes_out(tiny_folder):
     """The original picture comes back over what was checked."""
     case = slots.CASES["sd_inpaint_crop"]
-    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY)
+    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY, redaction=UNVERIFIED)
     plain, pipe = case.build(), attach(case.build(), guard)
     unguarded = case.run(plain).images[0]
     composite = case.run(pipe)
