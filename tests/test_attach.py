@@ -731,6 +731,9 @@ def test_the_guard_follows_the_pipelines_device_with_arrays(monkeypatch, guard):
     record = Record(Attachment(guard, Settings()), SimpleNamespace(type="cuda"))
     check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
     assert asked[0].type == "cuda"
+    guard.redaction = Redaction()
+    check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
+    assert asked[-1].type == "cuda"  # what is redacted is judged there, too
 
 
 def test_every_error_is_one_of_ours(guard):
