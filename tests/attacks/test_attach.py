@@ -199,7 +199,8 @@ def test_values_beside_an_image_without_numbers(demo, bad):
 
 # --- Values that wrap around in 8 bits -------------------------------------------------------------------------------
 
-WRAPPED = 1.0 + T * 255 / 255 + 1 / 255  # clamped it is white; in 8 bits 256 levels are taken off
+# Clamped it is white, and one pixel makes it white from least to greatest, too; in 8 bits 256 levels are taken off.
+WRAPPED = with_pixel(1 + 1 / 255 + T, 50.0)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +298,9 @@ def test_frames_that_nobody_looked_at_before(demo, output_type):
 
 def test_a_detail_that_only_one_frame_of_a_run_gives_away(demo):
     """The last of a long run would be flagged at the cells that all the others pass with."""
-    pale = 0.5 + 0.09 * (T - 0.5)
-    clip = torch.stack([pale] * 39 + [T])
-    out = attach(Shows(), demo)([clip])
+    large = draw("triangle", "red", "white")
+    clip = torch.stack([0.5 + 0.09 * (large - 0.5)] * 39 + [large])
+    out = attach(Shows(), demo)(clip[None])
     shown_frames = out.images[0]
     assert not any(verdict.flagged for verdict in demo.check(shown_frames))
     assert torch.equal(shown_frames[0], shown_frames[38])
