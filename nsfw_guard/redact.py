@@ -149,12 +149,20 @@ def redact_flagged(
     if redaction.kind == "none":
         return Redacted(images, {})
     filled = replace(redaction, kind="fill", image=None)
-    unseen = {index for index, reason in flagged.items() if reason in FILLED_REASONS}
-    chosen = {index: filled if index in unseen and redaction.kind != "replace" else redaction for index in flagged}
+    unseen = {index for index, reason in flagged.items() if is_filled_unseen(reason, redaction)}
+    chosen = {index: filled if index in unseen else redaction for index in flagged}
     if judge is not None and redaction.verify:
         seen = [index for index in flagged if index not in unseen]
         chosen |= _most_detailed(images, seen, redaction, judge)
     return Redacted(images, chosen)
+
+
+def is_filled_unseen(reason: str | None, redaction: Redaction) -> bool:
+    """Whether what is flagged for a reason is filled, and not looked at again.
+
+    A replacement picture shows nothing of it and is looked at like any other, where the shape allows that.
+    """
+    return reason in FILLED_REASONS and (redaction.kind != "replace" or reason == "too_long")
 
 
 def candidates(redaction: Redaction, height: int, width: int) -> list[Redaction]:

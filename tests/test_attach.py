@@ -28,7 +28,7 @@ from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarde
 from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
 from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
-from outputs import EVERYBODY, NOBODY
+from outputs import EVERYBODY, NOBODY, UNVERIFIED
 from PIL import Image
 from pipelines import hand, images, slots, videos
 from transformers import CLIPImageProcessor
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def guard(tiny_folder):
     """A guard of one's own that flags everything."""
-    return NsfwGuard(tiny_folder, dtype="float32", policy=EVERYBODY)
+    return NsfwGuard(tiny_folder, dtype="float32", policy=EVERYBODY, redaction=UNVERIFIED)
 
 
 @pytest.fixture
@@ -520,7 +520,7 @@ def test_what_cannot_be_checked_does_not_come_out(guard):
 def test_in_painting_with_a_crop_is_checked_as_it_comes_out(tiny_folder):
     """The original picture comes back over what was checked."""
     case = slots.CASES["sd_inpaint_crop"]
-    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY)
+    guard = NsfwGuard(tiny_folder, dtype="float32", policy=NOBODY, redaction=UNVERIFIED)
     plain, pipe = case.build(), attach(case.build(), guard)
     unguarded = case.run(plain).images[0]
     composite = case.run(pipe)
@@ -731,6 +731,9 @@ def test_the_guard_follows_the_pipelines_device_with_arrays(monkeypatch, guard):
     record = Record(Attachment(guard, Settings()), SimpleNamespace(type="cuda"))
     check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
     assert asked[0].type == "cuda"
+    guard.redaction = Redaction()
+    check_images(np.random.default_rng(0).random((2, 32, 32, 3)), record, value_range=(0, 1))
+    assert asked[-1].type == "cuda"  # what is redacted is judged there, too
 
 
 def test_every_error_is_one_of_ours(guard):

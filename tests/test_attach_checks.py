@@ -256,10 +256,39 @@ def test_flags_in_a_tuple_are_those_of_what_comes_out(guard, flags):
 )
 def test_tensors_of_families_that_return_them_signed(guard, name, signed):
     """A picture in [-1, 1] whose values happen to be positive cannot be told from one in [0, 1]."""
-    guard.redaction = Redaction("fill", color=(0.0, 0.5, 1.0))
+    guard.redaction = Redaction("fill", color=(0.0, 0.5, 1.0), verify=False)
     output = BaseOutput(images=(draw("triangle", "red", "white", height=64, width=64) / 2 + 0.5)[None])
     out = finish(pipeline_named(name), output, record(guard))
     assert out.images[0, :, 3, 3].tolist() == ([-1.0, 0.0, 1.0] if signed else [0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("bases", "changed", "spans"),
+    [
+        (("KandinskyV22Pipeline",), lambda image: image * 2 - 1, [(-1, 1)]),  # as it is known
+        (("KandinskyV22Pipeline",), lambda image: image, [(-1, 1), (0, 1)]),
+        (("Mine", "KandinskyV22Pipeline"), lambda image: image * 2 - 1, [(-1, 1), (0, 1)]),  # what it makes of them
+        (("FluxPipeline",), lambda image: image, [(0, 1)]),
+        (("FluxPipeline",), lambda image: image - 0.3, [(-1, 1), (0, 1)]),
+    ],
+)
+def test_the_ranges_in_which_a_class_is_read(guard, monkeypatch, bases, changed, spans):
+    """The likeliest first: what is redacted is written in that one."""
+    guard.policy = NOBODY
+    cls = object
+    for name in reversed(bases):
+        cls = type(name, (cls,), {})
+    looks = []
+    classify = NsfwGuard.classify
+
+    def noting(self, batch, **more):
+        looks.extend(batch.looks(0, 1, 224))
+        return classify(self, batch, **more)
+
+    monkeypatch.setattr(NsfwGuard, "classify", noting)
+    image = torch.linspace(0.2, 0.7, 16).expand(1, 3, 16, 16)
+    finish(cls(), BaseOutput(images=changed(image)), record(guard))
+    assert [(-1, 1) if frames.shift else (0, 1) for frames in looks[0]] == spans
 
 
 def test_a_clip_of_one_frame_of_a_pipeline_for_images_is_an_image(guard):

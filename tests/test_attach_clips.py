@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from nsfw_guard import ImageError, Level, NsfwGuard, Policy, Redaction, Verdict
 from nsfw_guard.demo.shapes import draw
-from nsfw_guard.redact import redact
+from nsfw_guard.redact import candidates, redact
 
 SAFE = draw("circle", "red", "white", height=64, width=64)
 TRIANGLE = draw("triangle", "red", "white", height=64, width=64)
@@ -49,6 +50,15 @@ def checked(clip, guard, *, before=(), **settings):
     """What becomes of a clip, the redacted frames as text, and the entry."""
     result, passed = check_clip(clip, record(guard, **settings), value_range=(-1, 1), before=before)
     return result, changes(result, clip), passed
+
+
+def shared_cells(guard, run, shown):
+    """How many cells a redacted run shows: the same number in all of its frames; 0 if it is filled."""
+    for step in candidates(guard.redaction, *run.shape[-2:]):
+        frames = zip(run, shown, strict=True)
+        if all(torch.allclose(other, redact(one / 2 + 0.5, step) * 2 - 1, atol=1e-5) for one, other in frames):
+            return step.cells if step.kind == "blur" else 0
+    raise AssertionError("the frames of a run are not redacted alike")
 
 
 @pytest.fixture
@@ -91,10 +101,9 @@ def test_the_frames_that_are_redacted(demo, frames, settings, redacted):
     result, changed, passed = checked(clip, demo, **settings)
     assert changed == redacted
     assert passed.verdict.flagged == ("#" in frames)
-    for frame, original, sign in zip(result, clip, redacted, strict=True):
-        if sign == "#":
-            expected = redact(original / 2 + 0.5, demo.redaction) * 2 - 1
-            torch.testing.assert_close(frame, expected, rtol=0, atol=1e-5)
+    for run in re.finditer("#+", redacted):
+        shared_cells(demo, clip[run.start() : run.end()], result[run.start() : run.end()])
+    assert not any(verdict.flagged for verdict in demo.check(result, value_range=(-1, 1)))
     for verdict, sign in zip(passed.frames, frames, strict=True):
         assert verdict is None or verdict.flagged == (sign == "#")
 
@@ -110,6 +119,93 @@ def test_a_long_clip_is_looked_at_in_parts(demo, looked_at):
     assert changed == "." * 150 + "#" * 10 + "." * 140
     assert sum(looked_at) == 300
     assert max(looked_at) == CHUNK
+
+
+PALE = 0.5 + 0.09 * (TRIANGLE - 0.5)
+
+
+@pytest.fixture
+def judged(demo, monkeypatch):
+    """How many redacted frames the guard looked at, each time."""
+    counts = []
+    passes = NsfwGuard.passes
+
+    def counting(self, batch):
+        counts.append(len(batch))
+        return passes(self, batch)
+
+    monkeypatch.setattr(NsfwGuard, "passes", counting)
+    return counts
+
+
+def alone(guard, frame):
+    """How many cells a frame shows that is redacted by itself."""
+    frame = frame[None] * 2 - 1
+    shown, _ = check_clip(frame, record(guard), value_range=(-1, 1))
+    return shared_cells(guard, frame, shown)
+
+
+@pytest.mark.parametrize("at", [0, 20, 39])
+def test_one_frame_of_a_run_decides_for_all(demo, judged, at):
+    """So nothing flickers; a run of any length is looked at a few frames at a time."""
+    cells = alone(demo, TRIANGLE)
+    assert 0 < cells < alone(demo, PALE)
+    clip = torch.stack([PALE] * at + [TRIANGLE] + [PALE] * (39 - at)) * 2 - 1
+    judged.clear()
+    result, changed, _ = checked(clip, demo, min_run=1)
+    assert changed == "#" * 40
+    assert shared_cells(demo, clip, result) == cells
+    failed = [step.cells for step in candidates(demo.redaction, 64, 64)].index(cells)
+    chunks = [CHUNK, CHUNK, 8]
+    assert judged == chunks[: at // CHUNK + 1] * failed + chunks  # each up to the first that does not pass
+
+
+def test_two_runs_have_cells_of_their_own(demo):
+    clip = torch.stack([PALE] * 3 + [SAFE] * 10 + [TRIANGLE] * 3) * 2 - 1
+    result, changed, _ = checked(clip, demo, min_run=1)
+    assert changed == "###" + "." * 10 + "###"
+    assert shared_cells(demo, clip[:3], result[:3]) == alone(demo, PALE)
+    assert shared_cells(demo, clip[13:], result[13:]) == alone(demo, TRIANGLE)
+
+
+def test_frames_beside_those_that_are_flagged_are_looked_at_too(demo, judged):
+    """A frame that is clean itself is redacted with its neighbour."""
+    checked(clip_of("...#...."), demo, min_run=4)
+    assert set(judged) == {4}
+
+
+def test_clean_clips_and_what_is_filled_unseen_cost_no_second_look(demo, judged):
+    checked(clip_of("...."), demo)
+    clip = clip_of("....")
+    clip[2, 0, 0, 0] = float("nan")
+    checked(clip, demo, min_run=1)
+    own = record(demo)
+    own.aborted = True
+    result, passed = check_clip(clip_of("...."), own, value_range=(-1, 1))
+    assert passed.verdict.reason == "early"
+    assert bool((result == -1).all())
+    assert judged == []
+
+
+def test_a_replacement_in_a_clip(own_demo):
+    """Clean, it is shown, in place of frames without numbers too; flagged itself, it is not."""
+    clip = clip_of("..#..#..")
+    clip[5, 0, 0, 0] = float("nan")
+    for picture, kept in ((SAFE, True), (TRIANGLE, False)):
+        own_demo.redaction = Redaction("replace", image=picture, color=(0.0, 0.0, 1.0))
+        result, changed, _ = checked(clip, own_demo, min_run=1)
+        assert changed == "..#..#.."
+        expected = picture if kept else torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 64, 64)
+        for index in (2, 5):
+            torch.testing.assert_close(result[index] / 2 + 0.5, expected, rtol=0, atol=1 / 255)
+
+
+def test_a_guard_that_does_not_look_again(own_demo, judged):
+    own_demo.redaction = Redaction(verify=False)
+    clip = clip_of("..##..")
+    result, _, _ = checked(clip, own_demo, min_run=1)
+    assert shared_cells(own_demo, clip[2:4], result[2:4]) == 16
+    assert judged == []
 
 
 def test_the_callers_clip_is_not_written_to(demo):

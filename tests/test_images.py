@@ -11,6 +11,7 @@ from PIL import Image
 
 from nsfw_guard import ImageError
 from nsfw_guard.images import read_images
+from nsfw_guard.images.batch import Reading, Stack
 
 
 def only(images, **options):
@@ -280,3 +281,9 @@ def test_large_frames_are_converted_one_by_one_and_small_ones_together():
     small = read_images(torch.zeros(3, 3, 12, 12))
     assert [len(frames.data) for frames in small.stored(0, 3)] == [3]
     assert [len(frames.data) for frames in small.stored(1, 2)] == [1]
+
+
+def test_what_is_stretched_is_looked_at_one_by_one_on_any_device():
+    """Each from its own least to its own greatest value: another image beside it has no say in it."""
+    stack = Stack(None, torch.empty(4, 3, 8, 8, device="meta"), Reading(stretch=True))
+    assert stack.at_once == 1

@@ -9,7 +9,7 @@ from PIL import Image
 
 from nsfw_guard import ImageError, Level, Redaction, SettingError, Verdict
 from nsfw_guard.images import read_images
-from nsfw_guard.redact import fill, redact, redact_flagged
+from nsfw_guard.redact import candidates, fill, is_filled_unseen, most_detailed, redact, redact_flagged
 
 
 def same_cell_means(size, cells, seed=0):
@@ -211,6 +211,38 @@ def test_a_hosts_autocast_makes_no_difference(kind):
         given = redact(pixels, Redaction(kind))
     assert given.dtype == torch.float32
     assert torch.equal(given, expected)
+
+
+@pytest.mark.parametrize(("passing", "attempts"), [(0, [16]), (1, [16, 8]), (9, [16, 8, 4, 2, 0])])
+def test_pictures_that_share_a_redaction(passing, attempts):
+    """The first step that passes, and the last whatever is said of it; it is written all the same."""
+    steps, tried = candidates(Redaction(), 64, 64), []
+
+    def attempt(step):
+        tried.append(step.cells if step.kind == "blur" else 0)
+        return len(tried) > passing
+
+    assert most_detailed(steps, attempt) is steps[len(attempts) - 1]
+    assert tried == attempts
+
+
+@pytest.mark.parametrize("reason", ["score", "non_finite", "early", "too_long"])
+@pytest.mark.parametrize("kind", ["blur", "fill", "replace"])
+def test_what_is_filled_and_not_looked_at(kind, reason):
+    """A replacement can be looked at, unless the shape forbids it."""
+    redaction = Redaction(kind, image=Image.new("RGB", (4, 4)) if kind == "replace" else None)
+    unseen = reason == "too_long" or (reason != "score" and kind != "replace")
+    assert is_filled_unseen(reason, redaction) is unseen
+    judged = []
+    verdict = Verdict(True, 1.0, 0.5, Level.HIGH, reason=reason)
+    redacted = redact_flagged(
+        read_images(torch.rand(1, 3, 32, 32)),
+        [verdict],
+        redaction,
+        lambda batch: judged.append(len(batch)) or [True] * len(batch),
+    )
+    assert redacted.chosen[0].kind == ("fill" if unseen else kind)
+    assert bool(judged) is not unseen
 
 
 def test_what_is_flagged_is_redacted_one_image_at_a_time(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError
-from nsfw_guard.guard import NsfwGuard
+from nsfw_guard.redact import Redacted, Redaction, candidates, is_filled_unseen, most_detailed
 from nsfw_guard.verdict import Verdict, worst
 
-from .checks import decide, originals_of, redacted
+from .checks import Meaning, Range, decide, judge_of, originals_of
 from .record import Passed, Record
 
 # Frames that are classified or redacted at once: what is held beside the clip itself.
@@ -21,7 +22,7 @@ CHUNK = 16
 
 
 def check_clip(
-    clip: Any, record: Record, *, value_range: tuple[int, int], before: Sequence[Verdict] = ()
+    clip: Any, record: Record, *, value_range: Range, also: tuple[Range, ...] = (), before: Sequence[Verdict] = ()
 ) -> tuple[Any, Passed]:
     """Check one clip: every n-th frame, and each frame next to a flagged one; redact runs of frames.
 
@@ -29,19 +30,19 @@ def check_clip(
         clip: A tensor ``[F, C, H, W]``, an array ``[F, H, W, C]``, or a list of PIL images.
         record: Of the call.
         value_range: ``(0, 1)`` or ``(-1, 1)``.
+        also: Other ranges in which the values may be meant.
         before: What was decided earlier in the call; if anything was flagged, the whole clip is.
 
     Returns:
         The clip with as many frames as it had, the unredacted ones bit-identical; and its entry.
     """
     guard, settings = record.attachment.guard, record.attachment.settings
+    meaning = Meaning(value_range, also)
     count = len(clip)
     if not count:
         raise ImageError("The pipeline made a clip of no frames; expected at least 1.")
     every = 1 if record.aborted else settings.every  # what was aborted costs no look
-    verdicts = decide_frames(
-        count, lambda indices: _decide(clip, indices, record, value_range), guard.policy, every=every
-    )
+    verdicts = decide_frames(count, lambda indices: _decide(clip, indices, record, meaning), guard.policy, every=every)
     seen = [verdict for verdict in verdicts if verdict is not None]
     flagged_before = [verdict for verdict in before if verdict.flagged]
     verdict = worst([*seen, *flagged_before])
@@ -49,19 +50,18 @@ def check_clip(
     if verdict.flagged:
         if settings.on_verdicts is not None:
             flagged = [i for i, found in enumerate(verdicts) if found is not None and found.flagged]
-            shown = (originals_of(clip[i : i + 1], [0], value_range)[0].cpu() for i in flagged or [0])
+            shown = (originals_of(clip[i : i + 1], [0], meaning)[0].cpu() for i in flagged or [0])
             originals = torch.stack(list(shown))
         whole = settings.video == "clip" or bool(flagged_before)
         runs = [(0, count)] if whole else frames_to_redact(verdicts, min_run=settings.min_run)
-        # Frames of a run that are not flagged themselves go with the worst.
-        why = [found if found is not None and found.flagged else verdict for found in verdicts]
-        clip = _redacted_frames(clip, {i: why[i] for run in runs for i in range(*run)}, guard, value_range)
+        flagged_alone = [found if found is not None and found.flagged else None for found in verdicts]
+        clip = _redacted(clip, runs, flagged_alone, verdict, record, meaning)
     return clip, Passed(verdict, frames=tuple(verdicts), original=originals)
 
 
-def _decide(clip: Any, indices: list[int], record: Record, value_range: tuple[int, int]) -> list[Verdict]:
+def _decide(clip: Any, indices: list[int], record: Record, meaning: Meaning) -> list[Verdict]:
     chunks = _chunks(clip, indices)
-    return [verdict for _, frames in chunks for verdict in decide(frames, record, value_range)]
+    return [verdict for _, frames in chunks for verdict in decide(frames, record, meaning)]
 
 
 def _chunks(clip: Any, indices: list[int]) -> Iterator[tuple[list[int], Any]]:
@@ -71,13 +71,51 @@ def _chunks(clip: Any, indices: list[int]) -> Iterator[tuple[list[int], Any]]:
         yield some, [clip[i] for i in some] if isinstance(clip, list) else clip[some]
 
 
-def _redacted_frames(clip: Any, verdicts: dict[int, Verdict], guard: NsfwGuard, value_range: tuple[int, int]) -> Any:
-    """A copy of the clip with some frames redacted, a few at a time."""
-    if guard.redaction.kind == "none" or not verdicts:
+def _redacted(
+    clip: Any,
+    runs: list[tuple[int, int]],
+    flagged: list[Verdict | None],
+    verdict: Verdict,
+    record: Record,
+    meaning: Meaning,
+) -> Any:
+    """A copy of the clip with runs of frames redacted; ``flagged`` has the verdicts on those that are flagged."""
+    redaction = record.attachment.guard.redaction
+    if redaction.kind == "none":
         return clip
+    filled = replace(redaction, kind="fill", image=None)
     copy = list(clip) if isinstance(clip, list) else clip.copy() if isinstance(clip, np.ndarray) else clip.clone()
-    for some, frames in _chunks(clip, sorted(verdicts)):
-        done = redacted(frames, [verdicts[i] for i in some], guard, value_range)
-        for index, frame in zip(some, done, strict=True):
-            copy[index] = frame
+    for run in runs:
+        own = {index: flagged[index] for index in range(*run)}
+        # Frames of a run that are not flagged themselves go with the worst.
+        of_run = worst([found for found in own.values() if found is not None] or [verdict])
+        alike: dict[Redaction, list[int]] = {}
+        for index, found in own.items():
+            unseen = is_filled_unseen((of_run if found is None else found).reason, redaction)
+            # A frame without numbers needs no look; one beside it does.
+            how = replace(filled, verify=filled.verify and found is None) if unseen else redaction
+            alike.setdefault(how, []).append(index)
+        for how, indices in alike.items():
+            _redact_alike(copy, clip, indices, how, record, meaning)
     return copy
+
+
+def _redact_alike(
+    copy: Any, clip: Any, indices: list[int], redaction: Redaction, record: Record, meaning: Meaning
+) -> None:
+    """Write redacted frames to the copy, all of them alike, so that nothing flickers: the most detailed that passes."""
+    first = next(meaning.read(clip[indices[0] : indices[0] + 1]).frames(0))
+    steps = candidates(redaction, *first.shape[-2:]) if redaction.verify else [redaction]
+    judge = judge_of(record)
+
+    def attempt(step: Redaction) -> bool:
+        for some, frames in _chunks(clip, indices):
+            batch = meaning.read(frames)
+            done = batch.replace(Redacted(batch, dict.fromkeys(range(len(some)), step)))
+            for index, frame in zip(some, done, strict=True):
+                copy[index] = frame
+            if step is not steps[-1] and not all(judge(meaning.of_redacted().read(done))):
+                return False
+        return True
+
+    most_detailed(steps, attempt)

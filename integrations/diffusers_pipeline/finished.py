@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +14,19 @@ from torch import Tensor
 from nsfw_guard.errors import ImageError
 from nsfw_guard.verdict import Verdict
 
-from .checks import check_images
+from .checks import Range, check_images
 from .clips import check_clip
 from .record import Passed, Record
 
 
 def check_any(
-    images: Any, record: Record, *, clips: bool, value_range: tuple[int, int], before: Sequence[Verdict] = ()
+    images: Any,
+    record: Record,
+    *,
+    clips: bool,
+    value_range: Range,
+    sure: bool = True,
+    before: Sequence[Verdict] = (),
 ) -> tuple[Any, list[Passed]]:
     """Check finished output of any kind: what a pipeline returns without having handed it to the guard before.
 
@@ -27,7 +34,8 @@ def check_any(
         images: PIL images, clips of them, arrays or tensors, one item or many.
         record: Of the call.
         clips: Whether a flat list of pictures, or a 4-D array, is one clip.
-        value_range: Of arrays and tensors.
+        value_range: Of arrays and tensors, as far as it is known; see ``_ranges_of``.
+        sure: Whether (-1, 1) is what the pipeline's class is known for.
         before: What was decided earlier in the call.
 
     Returns:
@@ -36,9 +44,10 @@ def check_any(
     Raises:
         ImageError: It is none of these.
     """
+    also: tuple[Range, ...] = ()
 
     def of_clips(items: Any) -> tuple[list[Any], list[Passed]]:
-        checked = [check_clip(item, record, value_range=value_range, before=before) for item in items]
+        checked = [check_clip(item, record, value_range=value_range, also=also, before=before) for item in items]
         return [clip for clip, _ in checked], [passed for _, passed in checked]
 
     if isinstance(images, Image.Image):
@@ -55,10 +64,13 @@ def check_any(
         if all(isinstance(item, Image.Image) for item in images):
             done, passed = check_images(list(images), record, value_range=value_range, before=before)
             return kind(done), passed
-        parts = [check_any(item, record, clips=clips, value_range=value_range, before=before) for item in images]
+        parts = [
+            check_any(item, record, clips=clips, value_range=value_range, sure=sure, before=before) for item in images
+        ]
         return kind(part for part, _ in parts), [entry for _, passed in parts for entry in passed]
     if isinstance(images, (Tensor, np.ndarray)) and images.ndim in (3, 4, 5):
-        value_range = _range_of(images, value_range)
+        value_range, *others = _ranges_of(images, value_range, sure=sure)
+        also = tuple(others)
         if images.ndim == 5:
             given = list(images)
             done, passed = of_clips(given)
@@ -66,12 +78,12 @@ def check_any(
                 return images, passed
             return (torch.stack(done) if isinstance(images, Tensor) else np.stack(done)), passed
         if images.ndim == 4 and clips:
-            clip, one = check_clip(images, record, value_range=value_range, before=before)
+            clip, one = check_clip(images, record, value_range=value_range, also=also, before=before)
             return clip, [one]
         if images.ndim == 4:
-            return check_images(images, record, value_range=value_range, before=before)
+            return check_images(images, record, value_range=value_range, also=also, before=before)
         if images.ndim == 3:
-            done, passed = check_images(images[None], record, value_range=value_range, before=before)
+            done, passed = check_images(images[None], record, value_range=value_range, also=also, before=before)
             return (done[0] if passed[0].verdict.flagged else images), passed
     described = f"a {type(images).__name__}" + (f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else "")
     raise ImageError(
@@ -80,8 +92,13 @@ def check_any(
     )
 
 
-def _range_of(images: Any, value_range: tuple[int, int]) -> tuple[int, int]:
-    """The range of finished arrays and tensors, of which nobody has said it: a guess that fails closed.
+def _ranges_of(images: Any, value_range: Range, *, sure: bool) -> list[Range]:
+    """Return the ranges in which finished arrays and tensors may be meant, the likeliest first: all are looked at.
+
+    What is redacted is written in the first. ``output_type`` "np" and "pt" are in [0, 1] by diffusers' convention, but
+    for a few classes that return [-1, 1]. So of values that are nowhere below 0 only [0, 1] is looked at: in [-1, 1]
+    they are the same picture at half its contrast. Values below 0 may be either, and so may anything of a class that
+    is made of one of those few. Values up to 1.5 are clamped, as on a screen, and looked at from least to greatest too.
 
     Raises:
         ImageError: They are no images in [0, 1] or [-1, 1]; latents, for example.
@@ -92,13 +109,26 @@ def _range_of(images: Any, value_range: tuple[int, int]) -> tuple[int, int]:
             f"The pipeline returned a {type(images).__name__} of shape {tuple(images.shape)}: {channels} channels, "
             'which cannot be checked; expected images of 1 or 3. Ask it for output_type="pil".'
         )
-    if not images.size if isinstance(images, np.ndarray) else not images.numel():
-        return value_range
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
-    low, high = float(images.min()), float(images.max())
-    if floating and high > 1.5 and value_range == (0, 1):
+    low, high = _extent_of(images) if floating else (0.0, 1.0)
+    if high > 1.5 and value_range == (0, 1):
         raise ImageError(
             f"The pipeline returned values from {low:.4g} to {high:.4g}, which cannot be checked; expected [0, 1]. "
             'Ask it for output_type="pil".'
         )
-    return (-1, 1) if floating and low < -0.05 else value_range
+    if value_range == (-1, 1):
+        return [(-1, 1)] if sure and low < 0 else [(-1, 1), (0, 1)]
+    if low >= 0:
+        return [(0, 1)]
+    return [(-1, 1), (0, 1)] if low < -0.05 else [(0, 1), (-1, 1)]
+
+
+def _extent_of(images: Any) -> tuple[float, float]:
+    """The least and the greatest of the finite values; what holds others is flagged whatever its range."""
+    if not math.prod(images.shape):
+        return 0.0, 1.0
+    low, high = float(images.min()), float(images.max())
+    if not math.isfinite(high - low):
+        finite = images[torch.isfinite(images) if isinstance(images, Tensor) else np.isfinite(images)]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    return low, high

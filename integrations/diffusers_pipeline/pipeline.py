@@ -17,7 +17,7 @@ from torch import Tensor
 from nsfw_guard.errors import SettingError
 
 from . import table
-from .checks import check_images
+from .checks import check_images, within_range
 from .early import watching
 from .finished import check_any
 from .processors import funnel, is_processor
@@ -91,7 +91,8 @@ class GuardedPipeline:
                 return make(images)  # for the old checker's input; what is returned is looked at in the slot
             images, passed = check_images(images, record, value_range=(0, 1))
         pictures = make(images)
-        record.add(pictures, passed)
+        # Where values leave the range they are other pictures, and looked at again at the end.
+        record.add(pictures if within_range(images) else [], passed)
         return pictures
 
 
@@ -130,6 +131,7 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
         ImageError: Something that cannot be checked.
     """
     cls = type(pipe)
+    known = table.mechanism(cls.__name__) is not None
     found: list[Passed] = []
 
     def seen(images: Any, *, clips: bool) -> Any:
@@ -139,7 +141,8 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
             return tuple(seen(part, clips=clips) for part in images)
         decoded = isinstance(images, Tensor) and images.ndim == 5 and table.returns_decoded(cls)
         shown = images.movedim(1, 2) if decoded else images
-        checked, passed = look(shown, record, clips=clips, signed=decoded or table.returns_signed(cls))
+        signed = decoded or table.returns_signed(cls)
+        checked, passed = look(shown, record, clips=clips, signed=signed, sure=known)
         if checked is not shown:
             images = checked.movedim(1, 2) if decoded else checked
         if not clips:  # an image that a video pipeline made as a clip of one frame
@@ -148,7 +151,6 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
             found.extend(passed)
         return images
 
-    known = table.mechanism(cls.__name__) is not None
     if isinstance(output, OrderedDict):
         for name in list(output):
             given = output[name]
@@ -179,8 +181,10 @@ def _shows_something(value: Any, *, arrays: bool) -> bool:
     return channels == 3 and min(sides) >= 8
 
 
-def look(images: Any, record: Record, *, clips: bool, signed: bool = False) -> tuple[Any, list[Passed]]:
-    """Find images among what has passed, or check them.
+def look(
+    images: Any, record: Record, *, clips: bool, signed: bool = False, sure: bool = True
+) -> tuple[Any, list[Passed]]:
+    """Find images among what has passed, or check them; ``signed`` and ``sure`` are about tensors in [-1, 1].
 
     What is new although something was flagged is taken for a composite of it, and goes with it: in-painting pastes the
     original picture back over the crop that was checked.
@@ -190,7 +194,7 @@ def look(images: Any, record: Record, *, clips: bool, signed: bool = False) -> t
         return images, passed
     before = [entry.verdict for entry in record.passed]
     value_range = (-1, 1) if signed and isinstance(images, Tensor) else (0, 1)
-    return check_any(images, record, clips=clips, value_range=value_range, before=before)
+    return check_any(images, record, clips=clips, value_range=value_range, sure=sure, before=before)
 
 
 def report(found: list[Passed], record: Record) -> dict[str, list[Any]]:

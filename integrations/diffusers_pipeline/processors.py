@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsfw_guard.errors import ImageError
 
-from .checks import check_images
+from .checks import check_images, within_range
 from .clips import check_clip
 from .record import Passed, Record, finishing, is_finishing, merged, record_of
 from .settings import Attachment
@@ -57,14 +57,16 @@ class _Guarded:
                 passed = [merged(one, other) for one, other in zip(record.passed, passed, strict=True)]
             if any(entry.verdict.flagged for entry in passed):
                 video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
-        return self._finish(record, passed, lambda: finish(video, output_type, **kwargs))
+        shown = value_range == (-1, 1) or within_range(video)
+        return self._finish(record, passed, lambda: finish(video, output_type, **kwargs), shown=shown)
 
-    def _finish(self, record: Record, passed: list[Passed], finish: Any) -> Any:
+    def _finish(self, record: Record, passed: list[Passed], finish: Any, *, shown: bool = True) -> Any:
+        """Finish what has passed; ``shown`` tells whether it comes out as it was looked at."""
         with finishing():
             output = finish()
         # What a processor of somebody else's makes of it is looked at again at the end.
         if type(self)._unguarded.__module__.startswith("diffusers."):  # type: ignore[attr-defined]
-            record.add(output, passed)
+            record.add(output if shown else [], passed)
         return output
 
     def _record(self) -> Record | None:
@@ -75,15 +77,19 @@ class _Guarded:
 
     def _range(self, do_denormalize: list[bool] | None, count: int) -> tuple[int, int]:
         """The range of what is handed in: what will be denormalised is in [-1, 1]."""
-        if do_denormalize is None or not count:
-            do_denormalize = [bool(getattr(self.config, "do_normalize", True))]
-        wanted = {bool(value) for value in do_denormalize}
+        wanted = set(self._denormalized(do_denormalize, count))
         if len(wanted) != 1:
             raise ImageError(
                 "Some of the images handed to postprocess are in [-1, 1] and some in [0, 1], and the guard has seen "
                 "none of them; hand them over in one range."
             )
         return (-1, 1) if wanted.pop() else (0, 1)
+
+    def _denormalized(self, do_denormalize: list[bool] | None, count: int) -> list[bool]:
+        """Which images will be denormalised."""
+        if do_denormalize is None or not count:
+            return [bool(getattr(self.config, "do_normalize", True))] * max(1, count)
+        return [bool(value) for value in do_denormalize]
 
 
 class GuardedImages(_Guarded):
@@ -101,8 +107,14 @@ class GuardedImages(_Guarded):
             return finish(image, output_type, **kwargs)
         passed = record.find(image)
         if passed is None:
-            image, passed = check_images(image, record, value_range=self._range(do_denormalize, len(image)))
-        return self._finish(record, passed, lambda: finish(image, output_type, **kwargs))
+            value_range = self._range(do_denormalize, len(image))
+            image, passed = check_images(image, record, value_range=value_range)
+            shown = value_range == (-1, 1) or within_range(image)
+        else:
+            # What was looked at in [-1, 1] and is not denormalised comes out as another picture, unless it is redacted.
+            kept = zip(self._denormalized(do_denormalize, len(image)), passed, strict=False)
+            shown = all(denormalized or entry.verdict.flagged for denormalized, entry in kept)
+        return self._finish(record, passed, lambda: finish(image, output_type, **kwargs), shown=shown)
 
 
 class GuardedClips(_Guarded):

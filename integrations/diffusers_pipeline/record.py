@@ -210,13 +210,18 @@ def split(images: Any) -> list[Any]:
 
 
 def _state(output: Any) -> int:
-    """What changes when an object is written to in place: a tensor's count of writes, else a checksum."""
+    """What changes when an object is written to in place: a tensor's count of writes, else a checksum.
+
+    Of a picture, of what its bytes stand for, too.
+    """
     if isinstance(output, Tensor):
         if not output.is_inference():
             return output._version
         output = output.contiguous().view(torch.uint8).cpu().numpy()
     if isinstance(output, Image.Image):
-        return zlib.crc32(output.tobytes())
+        palette = output.getpalette() if output.palette is not None else None
+        meant = repr((output.mode, output.size, palette, sorted(output.info.items(), key=repr)))
+        return zlib.crc32(meant.encode(), zlib.crc32(output.tobytes()))
     total = 0
     for part in output:  # one at a time: clips are large
         total = zlib.crc32(np.ascontiguousarray(part).data, total)

@@ -78,7 +78,7 @@ class Stack:
     def at_once(self) -> int:
         """How many frames are converted together: what that takes is bounded, whatever the batch."""
         on_cpu = self.data.device.type == "cpu"
-        if on_cpu and (self._layered or self._reading.stretch):
+        if self._reading.stretch or (on_cpu and self._layered):
             return 1  # how many looks there are differs from frame to frame
         return max(1, (_CPU_PIXELS if on_cpu else _DEVICE_PIXELS) // self.data[0, 0].numel())
 
