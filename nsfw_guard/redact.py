@@ -9,13 +9,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .drawing import FITS, MIN_CELL, cell_means, enlarged, filled, fitted, smoothed
 from .errors import SettingError
 from .images import Frames, ImageBatch, read_images, to_picture
-from .placement import constant
 
 if TYPE_CHECKING:
     from .verdict import Verdict
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KINDS = ("blur", "pixelate", "fill", "replace", "none")
-FITS = ("cover", "contain", "stretch")
-# A cell is at least this many pixels a side: below that, its mean is nearly the pixels themselves.
-MIN_CELL = 4
 # What is flagged for these reasons has no picture worth blurring: no numbers, half-removed noise, or a shape that
 # cannot be looked at again.
 FILLED_REASONS = ("non_finite", "early", "too_long")
@@ -148,9 +144,9 @@ def redact_flagged(
     flagged = {index: verdict.reason for index, verdict in enumerate(verdicts) if verdict.flagged}
     if redaction.kind == "none":
         return Redacted(images, {})
-    filled = replace(redaction, kind="fill", image=None)
+    in_colour = replace(redaction, kind="fill", image=None)
     unseen = {index for index, reason in flagged.items() if is_filled_unseen(reason, redaction)}
-    chosen = {index: filled if index in unseen else redaction for index in flagged}
+    chosen = {index: in_colour if index in unseen else redaction for index in flagged}
     if judge is not None and redaction.verify:
         seen = [index for index in flagged if index not in unseen]
         chosen |= _most_detailed(images, seen, redaction, judge)
@@ -167,7 +163,7 @@ def is_filled_unseen(reason: str | None, redaction: Redaction) -> bool:
 
 def candidates(redaction: Redaction, height: int, width: int) -> list[Redaction]:
     """Return what an image may become, the most detailed first, and black, which needs no look, last."""
-    filled = replace(redaction, kind="fill", image=None)
+    in_colour = replace(redaction, kind="fill", image=None)
     if redaction.kind in ("blur", "pixelate"):
         cells, made = min(redaction.cells, min(height, width) // MIN_CELL), []
         while cells >= 2:
@@ -175,8 +171,8 @@ def candidates(redaction: Redaction, height: int, width: int) -> list[Redaction]
             cells //= 2
     else:
         made = [redaction] if redaction.kind == "replace" else []
-    black = replace(filled, color=_BLACK)
-    return [*made, black] if filled == black else [*made, filled, black]
+    black = replace(in_colour, color=_BLACK)
+    return [*made, black] if in_colour == black else [*made, in_colour, black]
 
 
 def _most_detailed(images: ImageBatch, indices: list[int], redaction: Redaction, judge: Judge) -> dict[int, Redaction]:
@@ -253,7 +249,7 @@ class Candidates:
         self._size = tuple(pixels.shape[-2:])
         self._device = pixels.device
         self.steps = candidates(redaction, *self._size)
-        self._cells = [_cell_means(pixels, step) for step in self.steps]
+        self._cells = [_cells_of(pixels, step) for step in self.steps]
         self.count = self.at_once = len(self.steps) - 1
         self.owners = list(range(self.count))
         self.device = self._item.device
@@ -293,7 +289,7 @@ def redact(pixels: Tensor, redaction: Redaction) -> Tensor:
     """
     if redaction.kind == "none":
         return pixels
-    return _drawn(_cell_means(pixels, redaction), redaction, tuple(pixels.shape[-2:]), pixels.device)
+    return _drawn(_cells_of(pixels, redaction), redaction, tuple(pixels.shape[-2:]), pixels.device)
 
 
 def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
@@ -312,69 +308,26 @@ def denormalize_flagged(images: Any, flags: list[bool]) -> Any:
     return shown
 
 
+def fill(pixels: Tensor, redaction: Redaction) -> Tensor:
+    """Return an image of the redaction's colour, ``[3, H, W]``, float32, on the device of ``pixels``."""
+    return filled(redaction.color, tuple(pixels.shape[-2:]), pixels.device)
+
+
+def _cells_of(pixels: Tensor, redaction: Redaction) -> Tensor | None:
+    """The mean colours that are shown of an image; ``None`` if none are, or there is no room for them."""
+    return cell_means(pixels, redaction.cells) if redaction.kind in ("blur", "pixelate") else None
+
+
 def _drawn(cells: Tensor | None, redaction: Redaction, size: tuple[int, ...], device: torch.device) -> Tensor:
     """Draw what is shown instead of an image, ``[3, *size]``, of its cells; without any it is filled."""
     # Under a host's autocast the products would be in half precision.
     with torch.autocast(device.type, enabled=False):
         if redaction.kind == "replace":
-            return _replace(redaction, size, device)
+            picture = next(read_images(redaction.image).frames(0)).to(device, non_blocking=True)
+            return fitted(picture, redaction.fit, redaction.color, size)
         if cells is None:
-            return _filled(redaction, size, device)
-        if redaction.kind == "pixelate":
-            return F.interpolate(cells, size=size, mode="nearest-exact")[0]
-        # The cells are smoothed once more, so that the interpolation has no edges of cells to show: [1, 2, 1] / 4 each
-        # way.
-        smooth = F.avg_pool2d(F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
-        rows = _enlarging(smooth.shape[-2], size[0], device)
-        columns = _enlarging(smooth.shape[-1], size[1], device)
-        return (rows @ smooth[0] @ columns.T).clamp_(0, 1)
-
-
-def _enlarging(few: int, many: int, device: torch.device) -> Tensor:
-    """The matrix ``[many, few]`` of a bicubic interpolation: a product is ten times faster than ``interpolate``."""
-    unit = torch.eye(few, dtype=torch.float32, device=device)[None, None]
-    return F.interpolate(unit, size=(many, few), mode="bicubic", align_corners=False)[0, 0]
-
-
-def fill(pixels: Tensor, redaction: Redaction) -> Tensor:
-    """Return an image of the redaction's colour, ``[3, H, W]``, float32, on the device of ``pixels``."""
-    return _filled(redaction, tuple(pixels.shape[-2:]), pixels.device)
-
-
-def _filled(redaction: Redaction, size: tuple[int, ...], device: torch.device) -> Tensor:
-    return constant(redaction.color, device).view(3, 1, 1).expand(3, *size).clone()
-
-
-def _cell_means(pixels: Tensor, redaction: Redaction) -> Tensor | None:
-    """Mean colours ``[1, 3, rows, columns]`` of the cells; ``None`` if none are shown, or there is no room for 2x2."""
-    if redaction.kind not in ("blur", "pixelate"):
-        return None
-    height, width = pixels.shape[-2:]
-    short = min(height, width)
-    along_short = min(redaction.cells, short // MIN_CELL)
-    if along_short < 2:
-        return None
-    rows, columns = (max(1, round(along_short * side / short)) for side in (height, width))
-    rows, columns = min(rows, height // MIN_CELL), min(columns, width // MIN_CELL)
-    return F.adaptive_avg_pool2d(pixels[None].to(torch.float32), (rows, columns))
-
-
-def _replace(redaction: Redaction, canvas_size: tuple[int, ...], device: torch.device) -> Tensor:
-    height, width = canvas_size
-    picture = next(read_images(redaction.image).frames(0)).to(device, non_blocking=True)
-    scale = [height / picture.shape[-2], width / picture.shape[-1]]
-    if redaction.fit != "stretch":
-        scale = [max(scale) if redaction.fit == "cover" else min(scale)] * 2
-    size = [max(1, round(side * by)) for side, by in zip(picture.shape[-2:], scale, strict=True)]
-    picture = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(
-        0, 1
-    )
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    picture = picture[:, max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
-    canvas = _filled(redaction, canvas_size, device)
-    top, left = max(-top, 0), max(-left, 0)
-    canvas[:, top : top + picture.shape[-2], left : left + picture.shape[-1]] = picture
-    return canvas
+            return filled(redaction.color, size, device)
+        return enlarged(cells, size) if redaction.kind == "pixelate" else smoothed(cells, size)
 
 
 def _read_replacement(image: Any) -> Image.Image:

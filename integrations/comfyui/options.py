@@ -12,10 +12,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from nsfw_guard.cards import ModelCard
+from nsfw_guard.drawing import FITS
 from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.images import read_images
 from nsfw_guard.policy import Policy
-from nsfw_guard.redact import FITS, Redaction, redact_flagged
+from nsfw_guard.redact import Redaction, redact_flagged
 from nsfw_guard.verdict import Verdict
 
 ClassifierType = io.Custom("NSFWG_CLASSIFIER")
