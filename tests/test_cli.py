@@ -8,10 +8,13 @@ import pytest
 import torch
 from checkpoints import save_tiny
 from PIL import Image
+from profiles import matrix_profile
 from typer.testing import CliRunner
 
 from nsfw_guard import __version__, cli
 from nsfw_guard.cli import app
+from nsfw_guard.demo.shapes import draw
+from nsfw_guard.images import to_picture
 
 
 def run(*arguments):
@@ -124,6 +127,60 @@ def test_redact_to_keeps_an_animation_animated(tiny_args, tmp_path):
         assert picture.n_frames == 3
 
 
+def shapes(folder, names, shape="triangle"):
+    """Files of a drawn shape, one for each name."""
+    folder.mkdir()
+    for name in names:
+        to_picture(draw(shape, "red", "white")).save(folder / name)
+    return [folder / name for name in names]
+
+
+NAMES = ["a.png", "a.jpg", "a.webp", "a.gif", "a.avif", "a.tif", "a.bmp", "a.ico", "a.jp2"]
+
+
+@pytest.mark.parametrize("redaction", ["blur", "pixelate"])
+def test_files_that_are_written_are_not_flagged_again(tmp_path, redaction):
+    files = shapes(tmp_path / "in", NAMES)
+    out = tmp_path / "out"
+    demo = ("--model", "demo", "--dtype", "float32")
+    assert run("check", *files, *demo, "--redact-to", out, "--redaction", redaction).exit_code == 1
+    result = run("check", *(out / name for name in NAMES), *demo)
+    assert result.exit_code == 0, result.stdout
+    for name in NAMES:
+        with Image.open(out / name) as picture:
+            assert picture.convert("L").getextrema()[1] > 40, "filled, where cells would have passed"
+
+
+def test_nothing_else_of_a_flagged_file_is_written(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "what was asked for"
+    picture = to_picture(draw("triangle", "red", "white"))
+    picture.save(tmp_path / "a.jpg", exif=exif, comment=b"what was asked for", icc_profile=matrix_profile())
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data + data)  # another picture behind it
+    out = tmp_path / "out"
+    assert run("check", tmp_path / "a.jpg", "--model", "demo", "--redact-to", out).exit_code == 1
+    written = (out / "a.jpg").read_bytes()
+    assert b"asked for" not in written
+    assert b"ICC_PROFILE" not in written
+    assert written.count(b"\xff\xd8\xff") == 1
+
+
+def test_cells_color_and_replacement(tmp_path):
+    (file,) = shapes(tmp_path / "in", ["a.png"])
+    demo = (file, "--model", "demo", "--dtype", "float32", "--redact-to")
+    run("check", *demo, tmp_path / "fill", "--redaction", "fill", "--color", "#ff8000")
+    with Image.open(tmp_path / "fill" / "a.png") as picture:
+        assert picture.getpixel((5, 5)) == (255, 128, 0)
+    run("check", *demo, tmp_path / "cells", "--redaction", "pixelate", "--cells", "3")
+    with Image.open(tmp_path / "cells" / "a.png") as picture:
+        assert len({picture.getpixel((x, 5)) for x in range(128)}) <= 3
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "blocked.png")
+    run("check", *demo, tmp_path / "other", "--replacement", tmp_path / "blocked.png")
+    with Image.open(tmp_path / "other" / "a.png") as picture:
+        assert picture.getpixel((5, 5)) == (0, 0, 255)
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "kind"),
     [("a.JPG", "RGB", "JPEG"), ("a.jpg", "RGBA", "JPEG"), ("a.picture", "RGB", "PNG"), ("a.psd", "RGB", "PNG")],
@@ -148,6 +205,11 @@ def test_a_redacted_picture_is_of_the_format_that_its_name_says(tiny_args, tmp_p
         (["--views", "some"], "views is 'some'"),
         (["--device", "tpu9"], "device is 'tpu9'"),
         (["--redaction", "none", "--redact-to", "out"], "would copy what is flagged"),
+        (["--redaction", "replace"], "--redaction replace needs a picture: --replacement blocked.png"),
+        (["--replacement", "nowhere.png"], "nowhere.png cannot be opened"),
+        (["--replacement", "nowhere.png", "--redaction", "fill"], "A replacement picture goes with"),
+        (["--color", "redd"], "--color is 'redd'; expected a name such as gray, or #rrggbb"),
+        (["--cells", "0"], "cells is 0; expected a whole number"),
         (["--dtype", "int8"], "dtype is 'int8'"),
     ],
 )

@@ -16,6 +16,7 @@ from nsfw_guard.audit import AuditError
 from nsfw_guard.demo.generate import load_pipeline
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.generation import GuardedFolder
+from nsfw_guard.images.looks import looks_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,3 +154,36 @@ def test_a_folder_of_another_kind_of_run_is_refused(demo, tmp_path):
     with pytest.raises(SettingError, match="other settings"):
         GuardedFolder(tmp_path, demo, name="demo")
     assert json.loads((tmp_path / "generation.json").read_text())["settings"]["class"] == "StableDiffusionPipeline"
+
+
+def ramp(mode):
+    """A picture in a mode that PNG holds in more than one way, or not at all."""
+    gray = np.linspace(0, 255, 128 * 128).reshape(128, 128)
+    if mode == "I;16":
+        return Image.fromarray((gray * 257).astype(np.uint16))
+    if mode in ("I", "F"):
+        return Image.fromarray((gray * 257).astype(np.int32))
+    rgb = Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if mode in ("RGBa", "La"):
+        return rgb.convert(mode.upper()).convert(mode)
+    if mode == "P with tRNS":
+        small = rgb.quantize(8)
+        small.info["transparency"] = bytes([0, 128, *[255] * 6])
+        return small
+    return rgb.convert("RGBA").quantize(8).convert("PA") if mode == "PA" else rgb.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "P with tRNS", "PA", "RGB", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "I;16", "I"]
+)
+def test_what_is_written_is_what_was_looked_at(demo, tmp_path, mode):
+    given = ramp(mode)
+    checked = demo.apply([given])
+    assert not checked.flagged
+    with GuardedFolder(tmp_path, demo) as folder:
+        folder.save(checked, ids=["a"])
+    with Image.open(tmp_path / "a.png") as written:
+        looks, seen = (looks_at(picture, "it") for picture in (written, given))
+    assert len(looks) == len(seen)
+    for one, other in zip(looks, seen, strict=True):
+        assert (one.float() - other.float()).abs().max() <= 1

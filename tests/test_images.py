@@ -1,6 +1,8 @@
 """The image contract: every kind of input, what comes back, and what is refused."""
 
 import io
+import os
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import tv_tensors
 
 from nsfw_guard import ImageError
 from nsfw_guard.images import read_images
@@ -287,3 +290,89 @@ def test_what_is_stretched_is_looked_at_one_by_one_on_any_device():
     """Each from its own least to its own greatest value: another image beside it has no say in it."""
     stack = Stack(None, torch.empty(4, 3, 8, 8, device="meta"), Reading(stretch=True))
     assert stack.at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.nested.nested_tensor([torch.rand(3, 4, 5)]), r"is a nested tensor; expected a list of single images"),
+        (np.zeros((4, 5), dtype=[("r", "u1"), ("g", "u1")]), r"has the fields \['r', 'g'\]; expected plain numbers"),
+        (np.zeros((4, 5, 3), dtype=bool), "has the dtype bool.* convert to float32"),
+        (torch.zeros(3, 4, 5, dtype=torch.bool), "has the dtype torch.bool.* convert to float32"),
+        (np.zeros((4, 5, 3), dtype=np.int32), "has the dtype int32.*convert to uint8"),
+    ],
+)
+def test_what_holds_no_plain_numbers_is_refused_with_what_to_pass(image, message):
+    with pytest.raises(ImageError, match=message):
+        read_images(image)
+
+
+@pytest.mark.parametrize("text", ["data:image/png;base64," + "A" * 9_000_000, "iVBORw0KGgo" + "A" * 9_000_000])
+def test_errors_never_carry_the_picture(text):
+    with pytest.raises(ImageError, match=r"pass base64\.b64decode\(text\)") as caught:
+        read_images([text])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("length", [300, 4000])
+def test_long_names_are_cut(length):
+    with pytest.raises(ImageError, match="cannot be opened") as caught:
+        read_images("a" * length)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="it is a folder, pipe or device; expected a regular file"):
+        read_images(tmp_path / "a.png")
+
+
+RED = torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 4, 5)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", "<f8", "u1"])
+def test_arrays_of_any_byte_order_come_back_as_they_were(dtype):
+    array = np.full((2, 4, 5, 3), 1 if dtype == "u1" else 0.5).astype(dtype)
+    out = read_images(array).replace({1: [RED]})
+    assert out.dtype == array.dtype
+    assert out.dtype.byteorder == array.dtype.byteorder
+    assert np.array_equal(out[0], array[0])
+    assert out[1, 0, 0].tolist() == [255 if dtype == "u1" else 1, 0, 0]
+
+
+def test_masked_arrays_come_back_masked_but_where_they_are_redacted():
+    array = np.ma.MaskedArray(np.full((2, 4, 5, 3), 0.5, np.float32), mask=False, fill_value=0.25)
+    array[:, :2] = np.ma.masked
+    out = read_images(array).replace({1: [RED]})
+    assert isinstance(out, np.ma.MaskedArray)
+    assert out.fill_value == 0.25
+    assert np.array_equal(out.mask[0], array.mask[0])
+    assert not out.mask[1].any()
+
+
+def test_fields_of_an_array_are_read():
+    array = np.zeros((4, 5), dtype=[("rgb", "f4", 3), ("more", "u1")])
+    array["rgb"] = 0.5
+    assert next(read_images(array["rgb"]).frames(0)).unique().tolist() == [0.5]
+
+
+def test_a_tensor_of_a_subclass_comes_back_as_one():
+    given = tv_tensors.Image(torch.rand(3, 4, 5))
+    out = read_images(given).replace({0: [RED]})
+    assert type(out) is tv_tensors.Image
+    assert out[:, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_a_named_tuple_of_images_comes_back_as_one():
+    Pair = namedtuple("Pair", "left right")
+    out = read_images(Pair(torch.rand(3, 4, 5), torch.rand(3, 4, 5))).replace({1: [RED]})
+    assert type(out) is Pair
+    assert out.right[:, 0, 0].tolist() == [1, 0, 0]
+    files = Pair(encode_png(), encode_png())
+    assert type(read_images(files).replace({})) is Pair
+
+
+def encode_png():
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()

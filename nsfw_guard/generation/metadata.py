@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -37,7 +38,9 @@ def encode_png(picture: Image.Image, texts: Mapping[str, Any], *, composite: boo
     for name, value in texts.items():
         info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     info.add_itxt(XMP, _PACKET.format(source=COMPOSITE if composite else GENERATED))
-    if picture.mode not in ("RGB", "RGBA", "L", "LA", "I;16", "I"):  # gray of 16 bits stays what was looked at
+    if picture.mode.startswith("I"):  # as many bits as were looked at
+        picture = Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.uint16))
+    elif picture.mode not in ("RGB", "RGBA", "L", "LA"):
         picture = with_alpha(picture) if is_layered(picture) else picture.convert("RGB")
     file = io.BytesIO()
     # Pillow would take these from the picture: what a pipeline hands on is pixels.

@@ -132,7 +132,7 @@ class ImageBatch:
             item.replace({0: redacted[index]}) if index in redacted else item.original
             for index, item in enumerate(self.items)
         ]
-        return tuple(images) if isinstance(self._original, tuple) else images
+        return _sequence_of(self._original, images) if isinstance(self._original, tuple) else images
 
 
 def read_images(
