@@ -7,6 +7,8 @@ tests/test_fidelity.py -rP.
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import PIL
 import pytest
@@ -15,13 +17,17 @@ import torch
 import transformers
 from checkpoints import SAVERS
 from pictures import structured_pictures
+from profiles import ADOBE, P3, SRGB, gamma_curve, matrix_profile, srgb_curve
 from transformers import AutoModelForImageClassification
 
 from nsfw_guard import CARDS, NsfwGuard
-from nsfw_guard.images import read_images
+from nsfw_guard.demo.shapes import COLORS, SHAPES, draw
+from nsfw_guard.images import read_images, to_picture
 from nsfw_guard.preprocess import ViewBatch
 
 PICTURES = structured_pictures()
+# What is looked at first is what is stored; see test_ordinary_profiles_move_scores_little for the rest.
+PROFILES = [("sRGB", SRGB, srgb_curve()), ("Display P3", P3, srgb_curve()), ("Adobe RGB", ADOBE, gamma_curve(2.2))]
 
 
 @pytest.fixture(scope="module", params=sorted(SAVERS))
@@ -58,6 +64,10 @@ def input_kinds(picture):
     yield "uint8 tensor", tensor, {}
     yield "float tensor in [0, 1]", tensor.float() / 255, {}
     yield "float tensor in [-1, 1]", tensor.float() / 127.5 - 1, {"value_range": (-1, 1)}
+    for space, primaries, curve in PROFILES:
+        file = io.BytesIO()
+        picture.save(file, "PNG", compress_level=1, icc_profile=matrix_profile(primaries, curve))
+        yield f"PNG in {space}", file.getvalue(), {}
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older Pillow resizes in another order of axes")
@@ -77,6 +87,24 @@ def test_the_model_input_is_the_reference_processors(model):
     for (key, kind), off in worst.items():
         print(f"  {key}, {kind}: {off:.3f}")
     assert max(worst.values()) <= 1.25
+
+
+def test_ordinary_profiles_move_scores_little(demo):
+    """With the one trained network that is at hand: the verdicts are the same, the scores nearly."""
+    names = [name for name in SHAPES for _ in range(6)]
+    colors = list(zip(COLORS, COLORS[3:] + COLORS[:3], strict=True)) * 4
+    pictures = [to_picture(draw(name, *pair)) for name, pair in zip(names, colors, strict=False)]
+    plain = [verdict.score for verdict in demo.check(pictures)]
+    for space, primaries, curve in PROFILES:
+        for picture in pictures:
+            picture.info["icc_profile"] = matrix_profile(primaries, curve)
+        found = demo.check(pictures)
+        moved = [abs(verdict.score - score) for verdict, score in zip(found, plain, strict=True)]
+        looks = sum(verdict.views for verdict in found) / len(found)
+        print(f"{space}: {looks:.1f} looks, scores move by {max(moved):.4f} at most, {np.mean(moved):.5f} on average")
+        assert [verdict.flagged for verdict in found] == [score >= 0.5 for score in plain]
+        assert np.mean(moved) < 0.01
+        assert (looks == 1) == (space == "sRGB")
 
 
 def reference_logits(name, folder, pictures):
