@@ -210,14 +210,15 @@ def split(images: Any) -> list[Any]:
 
 
 def _state(output: Any) -> int:
-    """What changes when an object is written to in place: a tensor's count of writes, else a checksum.
+    """What changes when an object is written to in place: a checksum; of a picture, of what its bytes stand for, too.
 
-    Of a picture, of what its bytes stand for, too.
+    On a GPU that would be a wait: there it is a tensor's count of writes.
     """
     if isinstance(output, Tensor):
-        if not output.is_inference():
+        # On a CPU its memory can be written to past the count, through ``.numpy()`` or ``.data``.
+        if output.device.type != "cpu" and not output.is_inference():
             return output._version
-        output = output.contiguous().view(torch.uint8).cpu().numpy()
+        output = output.detach().contiguous().view(torch.uint8).cpu().numpy()
     if isinstance(output, Image.Image):
         palette = output.getpalette() if output.palette is not None else None
         meant = repr((output.mode, output.size, palette, sorted(output.info.items(), key=repr)))

@@ -243,6 +243,24 @@ def test_a_palette_changed_after_the_check(demo):
     assert not demo.check(out.images)[0].flagged
 
 
+@pytest.mark.parametrize(
+    "write",
+    [lambda images: images.numpy().__setitem__(0, T.numpy()), lambda images: images.data.copy_(T[None])],
+    ids=["numpy", "data"],
+)
+def test_writes_past_a_tensors_count_of_them(demo, write):
+    """A view of the same memory is written to after the check."""
+
+    def finish(pipe, given):
+        images = pipe.image_processor.postprocess(given, "pt")
+        write(images)
+        return images
+
+    out = shown(demo, C[None] * 2 - 1, finish)
+    assert out.nsfw_content_detected == [True]
+    assert not demo.check(out.images)[0].flagged
+
+
 # --- Redactions that the same guard flags ----------------------------------------------------------------------------
 
 
