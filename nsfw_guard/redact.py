@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -197,15 +197,34 @@ def _most_detailed(images: ImageBatch, indices: list[int], redaction: Redaction,
 def _for_all_frames(images: ImageBatch, index: int, redaction: Redaction, judge: Judge) -> Redaction:
     """Choose one candidate for all frames of an animated picture: looked at as it is written."""
     item, of_item = images.item_of(index)
-    frame = next(images.frames(index))
-    *steps, black = candidates(redaction, *frame.shape[-2:])
-    for step in steps:
-        written = item.replace({of_item: Redacted(images, {index: step})[index]})
-        if all(judge(read_images(written))):
-            return step
-        if step.kind == "replace":
-            _warn_of_replacement(step)
-    return black
+    steps = candidates(redaction, *next(images.frames(index)).shape[-2:])
+
+    def attempt(step: Redaction) -> bool:
+        if step is steps[-1]:
+            return True
+        return all(judge(read_images(item.replace({of_item: Redacted(images, {index: step})[index]}))))
+
+    return most_detailed(steps, attempt)
+
+
+def most_detailed(steps: Sequence[Redaction], attempt: Callable[[Redaction], bool]) -> Redaction:
+    """Find one step for many pictures that share it: the frames of an animation or of a clip.
+
+    Args:
+        steps: The most detailed first; the last needs no look. See ``candidates``.
+        attempt: Writes what a step gives, and tells whether all of it passes. It may stop at the first picture that
+            does not. The last step is attempted too, so that it is written; the answer does not count.
+
+    Returns:
+        The first step that passes, else the last.
+    """
+    *looked_at, last = steps
+    found = next((step for step in looked_at if attempt(step)), last)
+    if found is last:
+        attempt(last)
+    if steps[0].kind == "replace" and found.kind != "replace":
+        _warn_of_replacement(steps[0])
+    return found
 
 
 class Candidates:
