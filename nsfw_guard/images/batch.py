@@ -31,6 +31,10 @@ TOLERANCE = 1e-3
 # Frames up to this many pixels in all are converted together: on a CPU what fits its cache.
 _CPU_PIXELS = 2**20
 _DEVICE_PIXELS = 2**26
+# What spans less than this part of the range hardly shows, and comes back from what keeps more than 8 bits.
+_FAINT = 1 / 8
+# Of each side: the values that a picture mostly has are found in so many of its pixels.
+_SAMPLED = 64
 # What is converted as late as can be; other dtypes (float64, float8) at once.
 _STORED = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
@@ -154,7 +158,7 @@ class Reading:
         span: ``(0, 1)`` or ``(-1, 1)``, the range of floating-point values.
         also: Other ranges in which they may be meant: each is looked at.
         clamp: Whether values outside the range are clamped rather than refused.
-        stretch: Whether what leaves the range is looked at from its least to its greatest value, too.
+        stretch: Whether what leaves the range, or is faint in it, is looked at from its least to its greatest value.
         alpha: Whether a fourth channel is alpha; otherwise channels beyond the third are a host's own.
         written: The range in which redacted pixels are written back.
     """
@@ -217,7 +221,7 @@ class Stack:
         for span in self._reading.also:
             looks += self._looks_as(raw, span, alpha)
         if self._reading.stretch:
-            looks += self._stretched(raw, alpha)
+            looks += self._stretched(raw, alpha, looks)
         return tuple(looks)
 
     def _raw(self, start: int, stop: int) -> Tensor:
@@ -242,18 +246,17 @@ class Stack:
         black = color * alpha
         return [Frames(black + (1 - alpha), measured=values), alone, Frames(black)]
 
-    def _stretched(self, raw: Tensor, alpha: Tensor | None) -> list[Frames]:
-        """Return the looks at one frame from its least to its greatest value, if that leaves the range."""
+    def _stretched(self, raw: Tensor, alpha: Tensor | None, looks: list[Frames]) -> list[Frames]:
+        """Return what comes of the frames when somebody stretches them: of what leaves the range, of faint looks."""
         values = raw.to(torch.float32)
-        low, high = values[:, :3].amin(), values[:, :3].amax()
-        if self._reading.span == (-1, 1):
-            inside = bool((low >= -1) & (high <= 1))
-        else:
-            inside = bool((low >= 0) & (high <= 1))
-        if inside or not bool(torch.isfinite(high - low)) or bool(high == low):
-            return []
-        stretched = torch.cat([(values[:, :3] - low) / (high - low), values[:, 3:]], dim=1)
-        return self._looks_as(stretched, (0, 1), alpha)
+        color, further = values[:, :3], values[:, 3:]
+        low, high = Frames(color).extent().T
+        outside = (low < self._reading.span[0]) | (high > 1)
+        found: list[Frames] = []
+        if bool(outside.any()):
+            for stretched in _stretches(color, outside):
+                found += self._looks_as(torch.cat([stretched, further], dim=1), (0, 1), alpha)
+        return found + [Frames(stretched) for look in looks for stretched in _stretches(look.pixels())]
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
@@ -291,8 +294,8 @@ class Stack:
     def seen(self, candidates: list[Tensor], image: int, size: int) -> tuple[Frames, ...]:
         """Return the looks at some redacted pixels, each ``[3, h, w]``, as they would be written for an image."""
         written = torch.stack([self.as_written(pixels, image) for pixels in candidates])
-        # The other ranges in which what is written may be read stay.
-        again = Stack(written, written, replace(self._reading, span=self._reading.written, stretch=False))
+        # The other ways in which what is written may be read stay.
+        again = Stack(written, written, replace(self._reading, span=self._reading.written))
         return again.looks(0, len(written), size)
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
@@ -318,6 +321,39 @@ def _as_array_of(original: Any, array: np.ndarray[Any, Any], redacted: Mapping[i
     return np.ma.MaskedArray(array, mask=mask, fill_value=original.fill_value)
 
 
+def _stretches(values: Tensor, outside: Tensor | None = None) -> list[Tensor]:
+    """Stretch frames so that they span the range.
+
+    From the least to the greatest value; and, where that is less than half as much, each channel from where most of its
+    pixels begin: a few bright pixels, or a tint, hide no faint picture.
+
+    Args:
+        values: ``[N, C, H, W]``, float32.
+        outside: Whether each frame leaves the range, and is stretched therefore; ``None``: the faint ones are.
+
+    Returns:
+        None, one or two tensors of the same shape; frames that need no stretching are in them as they are.
+    """
+    steps = (math.ceil(side / _SAMPLED) for side in values.shape[2:])
+    sampled = values[:, :, :: next(steps), :: next(steps)].flatten(2).sort(dim=2).values
+    few = sampled.shape[2] // 100
+    most_low, most_high = sampled[:, :, few], sampled[:, :, -1 - few]
+    if outside is None and bool(((most_high - most_low).amax(1) >= _FAINT).all()):
+        return []  # what is so for a part is so for the whole
+    low, high = values.amin((2, 3)), values.amax((2, 3))
+    flat = (most_high <= most_low).all(1, keepdim=True)
+    most_low, most_high = torch.where(flat, low, most_low), torch.where(flat, high, most_high)
+    whole = high.amax(1) - low.amin(1)
+    most = (most_high - most_low).amax(1)
+    found = []
+    for start, span, asked in ((low.amin(1, keepdim=True), whole, True), (most_low, most, most < whole / 2)):
+        wanted = (span < _FAINT if outside is None else outside) & asked & (span > 0) & span.isfinite()
+        if bool(wanted.any()):
+            at = wanted[:, None, None, None]
+            found.append(torch.where(at, (values - start[:, :, None, None]) / span[:, None, None, None], values))
+    return found
+
+
 def read_images(
     images: Any,
     *,
@@ -338,7 +374,8 @@ def read_images(
         value_range: ``(0, 1)`` or ``(-1, 1)``: what floating-point values mean. uint8 is always 0 to 255.
         also: Other such ranges in which they may be meant: what they show is looked at, too.
         clamp: Clamp values outside the range, in a copy, instead of refusing them. For hosts that hand over raw output.
-        stretch: Look at what leaves the range from its least to its greatest value, too. For hosts that hand it on.
+        stretch: Look at what leaves the range, or spans little of it, from its least to its greatest value, too. For
+            hosts whose images go on as numbers.
         alpha: Whether a fourth channel is alpha; otherwise any channels beyond the third are a host's own.
         written_range: The range of redacted pixels, if it is another than ``value_range``.
 
