@@ -23,6 +23,7 @@ from ..errors import ImageError
 from ..placement import constant
 from .frames import Frames
 from .pictures import Picture, called
+from .stretched import stretches
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,6 @@ TOLERANCE = 1e-3
 # Frames up to this many pixels in all are converted together: on a CPU what fits its cache.
 _CPU_PIXELS = 2**20
 _DEVICE_PIXELS = 2**26
-# What spans less than this part of the range hardly shows, and comes back from what keeps more than 8 bits.
-_FAINT = 1 / 8
-# Of each side: the values that a picture mostly has are found in so many of its pixels.
-_SAMPLED = 64
 # What is converted as late as can be; other dtypes (float64, float8) at once.
 _STORED = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
@@ -254,9 +251,9 @@ class Stack:
         outside = (low < self._reading.span[0]) | (high > 1)
         found: list[Frames] = []
         if bool(outside.any()):
-            for stretched in _stretches(color, outside):
+            for stretched in stretches(color, outside):
                 found += self._looks_as(torch.cat([stretched, further], dim=1), (0, 1), alpha)
-        return found + [Frames(stretched) for look in looks for stretched in _stretches(look.pixels())]
+        return found + [Frames(stretched) for look in looks for stretched in stretches(look.pixels())]
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
@@ -319,39 +316,6 @@ def _as_array_of(original: Any, array: np.ndarray[Any, Any], redacted: Mapping[i
     for index in redacted:
         mask[index if array.ndim == 4 else slice(None)] = False
     return np.ma.MaskedArray(array, mask=mask, fill_value=original.fill_value)
-
-
-def _stretches(values: Tensor, outside: Tensor | None = None) -> list[Tensor]:
-    """Stretch frames so that they span the range.
-
-    From the least to the greatest value; and, where that is less than half as much, each channel from where most of its
-    pixels begin: a few bright pixels, or a tint, hide no faint picture.
-
-    Args:
-        values: ``[N, C, H, W]``, float32.
-        outside: Whether each frame leaves the range, and is stretched therefore; ``None``: the faint ones are.
-
-    Returns:
-        None, one or two tensors of the same shape; frames that need no stretching are in them as they are.
-    """
-    steps = (math.ceil(side / _SAMPLED) for side in values.shape[2:])
-    sampled = values[:, :, :: next(steps), :: next(steps)].flatten(2).sort(dim=2).values
-    few = sampled.shape[2] // 100
-    most_low, most_high = sampled[:, :, few], sampled[:, :, -1 - few]
-    if outside is None and bool(((most_high - most_low).amax(1) >= _FAINT).all()):
-        return []  # what is so for a part is so for the whole
-    low, high = values.amin((2, 3)), values.amax((2, 3))
-    flat = (most_high <= most_low).all(1, keepdim=True)
-    most_low, most_high = torch.where(flat, low, most_low), torch.where(flat, high, most_high)
-    whole = high.amax(1) - low.amin(1)
-    most = (most_high - most_low).amax(1)
-    found = []
-    for start, span, asked in ((low.amin(1, keepdim=True), whole, True), (most_low, most, most < whole / 2)):
-        wanted = (span < _FAINT if outside is None else outside) & asked & (span > 0) & span.isfinite()
-        if bool(wanted.any()):
-            at = wanted[:, None, None, None]
-            found.append(torch.where(at, (values - start[:, :, None, None]) / span[:, None, None, None], values))
-    return found
 
 
 def read_images(
