@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 from copy import deepcopy
 from enum import EnumMeta
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -35,10 +37,11 @@ from comfyui_standin import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nsfw_guard import Policy, Redaction
+from nsfw_guard import NsfwGuard, Policy, Redaction
 from nsfw_guard.classifier import Classifier
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.errors import CheckpointError, GuardError, ImageError, SettingError
+from nsfw_guard.images import read_images
 from nsfw_guard.redact import fill, redact
 from nsfw_guard.verdict import Scores
 
@@ -120,6 +123,22 @@ def flags(output):
 def redacted(image, redaction, how=redact):
     """What the core makes of one [H, W, 3]."""
     return how(image.float().clamp(0, 1).movedim(-1, 0), redaction).movedim(0, -1)
+
+
+@lru_cache
+def core(redaction):
+    return NsfwGuard("demo", redaction=redaction)
+
+
+def guarded_by_the_core(images, redaction=None):
+    """What the core hands on instead of [B, H, W, C]."""
+    batch = read_images(images.movedim(-1, 1), clamp=True, stretch=True)
+    return core(redaction or Redaction("blur")).apply(batch).images.movedim(1, -1)
+
+
+def flagged_again(images):
+    """Whether the guard would flag each of [B, H, W, C]."""
+    return [verdict.flagged for verdict in core("none").check(images.float().movedim(-1, 1))]
 
 
 def same(one, other):
@@ -209,11 +228,10 @@ def test_the_guard_blurs_what_it_flags_and_nothing_else(comfy):
     given = images.clone()
     output = guard(comfy, images, unique_id="12")
     shown, flagged, mask, report, scores = output.args
+    assert torch.allclose(shown[FLAGGED], guarded_by_the_core(images)[FLAGGED], atol=1e-6)
+    assert flagged_again(shown) == [False] * 8
     for index, (one, other) in enumerate(zip(images, shown, strict=True)):
-        if index in FLAGGED:
-            assert torch.allclose(other, redacted(one, Redaction("blur", cells=16)), atol=1e-6)
-        else:
-            assert same(one, other)
+        assert same(one, other) is (index not in FLAGGED)
     assert same(images, given)
     assert flagged is True
     assert mask.shape == images.shape[:3]
@@ -221,6 +239,7 @@ def test_the_guard_blurs_what_it_flags_and_nothing_else(comfy):
     assert json.loads(report)["flagged_indices"] == FLAGGED
     assert json.loads(report)["policy"]["threshold"] == 0.5
     assert isinstance(scores, Scores)
+    assert {verdict["verified"] for verdict in verdicts(output)} == {None, True}
     assert list(output.ui) == ["text", "nsfw_guard"]
     assert output.ui["nsfw_guard"] == (report,)
     assert output.ui["text"][0].startswith("8 images: 2 FLAGGED, blur\n0: ok")
@@ -265,7 +284,8 @@ def test_any_batch_that_comfyui_hands_over(comfy, layout, dtype, channels):
     for verdict, one, other in zip(verdicts(output), images, shown, strict=True):
         assert verdict["flagged"] is not same(one[..., :3], other[..., :3])
         if channels == 4:
-            assert same(one[..., 3], other[..., 3])
+            assert same(one[..., 3], other[..., 3]) is not verdict["flagged"]
+            assert other[..., 3].eq(1).all() or not verdict["flagged"]
     assert flags(output) == ([True] * 3 if layout == "one image, expanded" else [False, True])
 
 
@@ -280,13 +300,14 @@ def test_inference_tensors_are_taken_and_not_written_to(comfy):
     assert not same(shown[1], images[1])
 
 
-def test_values_outside_of_the_range_are_clamped_to_be_looked_at_only(comfy):
+def test_values_outside_of_the_range_are_handed_on_unless_they_are_flagged(comfy):
     images = pictures(SAFE, UNSAFE) * 1.5 - 0.35
     assert images.min() < 0 < 1 < images.max()
     output = guard(comfy, images)
     assert flags(output) == [False, True]
     assert same(output[0][0], images[0])
-    assert torch.allclose(output[0][1], redacted(images[1], Redaction("blur", cells=16)), atol=1e-6)
+    assert torch.allclose(output[0], guarded_by_the_core(images), atol=1e-6)
+    assert 0 <= output[0][1].min() <= output[0][1].max() <= 1
 
 
 def test_transparency_hides_nothing(comfy):
@@ -313,8 +334,46 @@ def test_every_action_is_the_cores(comfy, name):
     images = pictures(SAFE, UNSAFE)
     output = guard(comfy, images, inputs)
     assert same(output[0][0], images[0])
-    assert torch.allclose(output[0][1], redacted(images[1], redaction), atol=1e-6)
+    assert torch.allclose(output[0], guarded_by_the_core(images, redaction), atol=1e-6)
     assert json.loads(output[3])["action"] == redaction.kind
+
+
+@pytest.mark.parametrize("size", [9, 64, 128, 300])
+@pytest.mark.parametrize(
+    "action", [BLUR, {"action": "pixelate", "action.cells": 256}, BLACK], ids=lambda a: a["action"]
+)
+def test_what_goes_on_is_not_flagged_again(comfy, action, size):
+    images = pictures(*BATCH, UNSAFE, ("triangle", "yellow", "blue"), size=size)
+    shown = guard(comfy, images, action)[0]
+    assert flagged_again(shown) == [False] * len(images)
+    assert flags(guard(comfy, shown, action)) == [False] * len(images)
+
+
+REPORTED = {
+    "blur": (BLUR, "blur, 8 cells", True),
+    "a coarse blur": ({**BLUR, "action.cells": 3}, "blur, 3 cells", True),
+    "pixelate": ({"action": "pixelate", "action.cells": 16}, "pixelate, 8 cells", True),
+    "fill": (BLACK, "fill", True),
+    "block": ({"action": "block", "action.message": ""}, None, None),
+    "detect": ({"action": "detect only"}, None, None),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_the_report_tells_what_became_of_an_image(comfy, name):
+    action, became, verified = REPORTED[name]
+    output = guard(comfy, pictures(SAFE, UNSAFE), action)
+    told = [(verdict["redacted"], verdict["verified"]) for verdict in verdicts(output)]
+    assert told == [(None, None), (became, verified)]
+    assert became is None or output.ui["text"][0].endswith(f">= 0.50  {became}")
+
+
+def test_a_replacement_that_is_flagged_itself_is_not_shown(comfy, caplog):
+    images = pictures(SAFE, UNSAFE)
+    output = guard(comfy, images, {**REPLACE, "replacement": Later(lambda: pictures(("triangle", "blue", "white")))})
+    assert same(output[0][0], images[0])
+    assert not output[0][1].any()
+    assert (verdicts(output)[1]["redacted"], verdicts(output)[1]["verified"]) == ("fill", True)
 
 
 @pytest.mark.parametrize("fit", ["cover", "contain", "stretch"])
@@ -391,8 +450,9 @@ def test_one_number_that_is_none_flags_its_image_alone_and_fills_it(comfy, value
     assert verdicts(output)[1]["reason"] == "non_finite"
     assert same(output[0][[0, 2]], images[[0, 2]])
     assert not output[0][1, ..., :3].any()
+    assert (verdicts(output)[1]["redacted"], verdicts(output)[1]["verified"]) == ("fill", False)
     if channels == 4:
-        assert same(output[0][..., 3], images[..., 3])
+        assert output[0][1, ..., 3].eq(1).all()
 
 
 SENSITIVITIES = {
@@ -561,7 +621,7 @@ def test_a_batch_that_is_another_one_is_scored_again(comfy, scored, change):
         images = images.view(2, 64, 256, 3)
     else:
         images[0, 0, 0, 0] += 1e-6
-    output = guard(comfy, images)
+    output = guard(comfy, images, {"action": "detect only"})
     assert scored == [2, 2]
     assert flags(output) == [False, change == "pixels"]
 
@@ -585,7 +645,7 @@ def test_the_model_is_loaded_once_and_moved_by_comfyui(comfy, monkeypatch):
         classify(comfy, pictures(scene, scene))
     assert len(calls) == 1
     patchers = [models for models, _ in comfy.loads]
-    assert len(patchers) == 4  # before every inference
+    assert len(patchers) == 5  # before every inference: a blur is looked at again
     assert all(models == patchers[0] and len(models) == 1 for models in patchers)
     assert isinstance(patchers[0][0].model, Classifier)
     assert all(memory > 0 for _, memory in comfy.loads)
@@ -615,7 +675,7 @@ def many():
 
 
 def test_many_images_are_looked_at_in_chunks(comfy, scored):
-    output = guard(comfy, many(), unique_id="5")
+    output = guard(comfy, many(), BLACK, unique_id="5")
     assert comfy.progress == [("5", 16, 40), ("5", 32, 40), ("5", 40, 40)]
     assert scored == [16, 16, 8]
     assert flags(output) == [False] * 38 + [True] * 2
@@ -628,7 +688,7 @@ def test_an_interrupt_comes_through_between_two_chunks(comfy, scored):
     with pytest.raises(InterruptProcessingException):
         guard(comfy, images)
     assert comfy.progress == [("7", 16, 40)]
-    assert flags(guard(comfy, images))[-2:] == [True, True]
+    assert flags(guard(comfy, images, BLACK))[-2:] == [True, True]
     assert scored == [16, 16, 8]  # what was looked at by then is remembered
 
 
@@ -700,7 +760,7 @@ def test_a_replacement_that_is_not_linked_is_not_asked_for(comfy, node):
 
 def test_asking_whether_anything_is_flagged_runs_the_classifier_once(comfy, scored):
     guard(comfy, pictures(UNSAFE), {**REPLACE, "replacement": Later(lambda: pictures(SAFE))})
-    assert scored == [1]
+    assert scored == [1, 1]  # the image, the replacement
 
 
 # --- Censor ----------------------------------------------------------------------------------------------------------
@@ -725,12 +785,44 @@ def test_censoring_where_a_mask_is_white(comfy, shape, dtype):
 
 
 @pytest.mark.parametrize("value", [0.3, 1.0])
-def test_a_mask_leaves_alpha_alone(comfy, value):
+def test_what_a_mask_covers_is_opaque_and_the_rest_is_as_it_was(comfy, value):
     images = with_channels(pictures(UNSAFE), 4)
     images[..., 3] = torch.rand(1, 128, 128, generator=torch.Generator().manual_seed(0))
-    output = censor(comfy, images, classify(comfy, images), {**BLACK, "mask": half_mask(128, 128, value=value)})
-    assert same(output[0][..., 3], images[..., 3])
-    assert not same(output[0][..., :3], images[..., :3])
+    shown = censor(comfy, images, classify(comfy, images), {**BLACK, "mask": half_mask(128, 128, value=value)})[0]
+    assert same(shown[:, :, 64:], images[:, :, 64:])
+    wanted = value + (1 - value) * images[:, :, :64, 3]
+    assert torch.allclose(shown[:, :, :64, 3], wanted, atol=1e-6)
+    assert torch.allclose(shown[:, :, :64, :3], (1 - value) * images[:, :, :64, :3], atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [half_mask(128, 128), torch.ones(128, 128), torch.zeros(1, 128, 128)], ids=str)
+def test_where_a_mask_says_what_is_redacted_nothing_is_verified(comfy, mask):
+    images = pictures(SAFE, UNSAFE)
+    output = censor(comfy, images, classify(comfy, images), {**BLUR, "mask": mask})
+    assert [verdict["verified"] for verdict in verdicts(output)] == [None, False]
+    assert output.ui["text"][0].endswith("  blur, 8 cells, not verified")
+    weight = mask.reshape(128, 128, 1)
+    wanted = guarded_by_the_core(images)[1] * weight + images[1] * (1 - weight)
+    assert torch.allclose(output[0][1], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_censor_verifies_by_the_classifier_that_classified(comfy, linked):
+    images, name = pictures(SAFE, UNSAFE), "zebra/model.safetensors"
+    install(comfy.models / "zebra")
+    given = {"checkpoint": name, "precision": "float32", "device": "cpu"}
+    chosen = {"classifier": comfy.run("NSFWG_LoadClassifier", given)[0]} if linked else {}
+    scores = comfy.run("NSFWG_Classify", {"image": images, **chosen})[0]
+    scores = pickle.loads(pickle.dumps(scores))
+    wanted = (name, "cpu", "float32") if linked else ("shapes/model.safetensors", "auto", "auto")
+    assert (scores.checkpoint, scores.device, scores.precision) == wanted
+    output = censor(comfy, images, scores)
+    assert verdicts(output)[1]["verified"] is True
+    assert flagged_again(output[0]) == [False, False]
+    shutil.rmtree(comfy.models / wanted[0].split("/")[0])
+    assert same(censor(comfy, images[:1], classify(comfy, images[:1]))[0], images[:1])  # nothing to be looked at again
+    with pytest.raises(CheckpointError):
+        censor(comfy, images, scores)
 
 
 def test_a_white_mask_fills_an_image_that_has_no_numbers(comfy):
@@ -908,7 +1000,17 @@ def test_what_is_not_pictures_of_a_video_is_kept(comfy):
     assert guarded.get_bit_depth() == 10
     parts = guarded.get_components()
     assert (parts.frame_rate, parts.audio, parts.metadata) == (Fraction(4), SOUND, TAGS)
-    assert parts.alpha is given.get_components().alpha
+    assert same(parts.alpha, given.get_components().alpha)
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_redacted_frames_of_a_video_are_opaque(comfy, depth):
+    frames = pictures(*FRAMES)
+    alpha = torch.full(frames.shape[:depth] if depth == 3 else (*frames.shape[:3], 1), 0.5)
+    given = video(frames, alpha=alpha)
+    shown = guard_video(comfy, given, {**BLACK, "min_run": 1})[0].get_components()
+    assert [float(one.min()) for one in shown.alpha] == [1.0 if index in (5, 6, 7) else 0.5 for index in range(12)]
+    assert alpha.eq(0.5).all()
 
 
 @pytest.mark.parametrize("depth", [3, 4])
@@ -930,7 +1032,7 @@ def test_another_threshold_runs_no_classifier_over_a_list_again(comfy, scored):
     images = pictures(SAFE, UNSAFE, ("heart", "red", "white"))
     for threshold in (0.5, 0.6):
         for image in images:
-            guard(comfy, image[None], {**BLUR, "sensitivity": "threshold", "sensitivity.threshold": threshold})
+            guard(comfy, image[None], {**BLACK, "sensitivity": "threshold", "sensitivity.threshold": threshold})
     assert scored == [1, 1, 1]
 
 
@@ -963,7 +1065,42 @@ def test_frames_without_numbers_are_filled_and_no_others(comfy):
 def test_a_frame_between_goes_with_its_run(comfy):
     frames = pictures(UNSAFE, SAFE, UNSAFE)
     shown = guard_video(comfy, video(frames), {**BLUR, "min_run": 3})[0].get_components().images
-    assert torch.allclose(shown[1], redacted(frames[1], Redaction("blur", cells=16)), atol=1e-6)
+    assert torch.allclose(shown[1], redacted(frames[1], Redaction("blur", cells=8)), atol=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_run_of_frames_shares_one_number_of_cells(comfy, every):
+    # One run is longer than what is looked at together, and only its last frame is too much at 16 cells.
+    plain = [("square", "white", "white")] * 20
+    frames = torch.cat([pictures(*plain), pictures(UNSAFE), pictures(*[SAFE] * 12), pictures(UNSAFE)])
+    inputs = {**BLUR, "min_run": 1, "every": every, "redact": "the whole video"}
+    output = guard_video(comfy, video(frames), inputs)
+    shown = output[0].get_components().images
+    for one, other in zip(frames, shown, strict=True):
+        assert torch.allclose(other, redacted(one, Redaction("blur", cells=8)), atol=1e-6)
+    assert flagged_again(shown) == [False] * len(frames)
+    report = json.loads(output[2])
+    assert report["redactions"] == ["blur, 8 cells"]
+    assert {verdict["verified"] for verdict in report["verdicts"]} == {True}
+    assert "0.00 to 8.50 s: blur, 8 cells" in output.ui["text"][0]
+
+
+def test_each_run_has_its_own_number_of_cells(comfy):
+    frames = pictures(UNSAFE, *[SAFE] * 4, ("triangle", "white", "white"), *[SAFE] * 4, UNSAFE)
+    frames[5, 0, 0, 0] = torch.nan
+    output = guard_video(comfy, video(frames), {**BLUR, "min_run": 1})
+    shown = output[0].get_components().images
+    assert json.loads(output[2])["redactions"] == ["blur, 8 cells", "blur, 16 cells", "blur, 8 cells"]
+    assert not shown[5].any()
+    assert flagged_again(shown) == [False] * 11
+
+
+def test_a_video_whose_replacement_is_flagged_is_filled(comfy):
+    replacement = {**REPLACE, "replacement": Later(lambda: pictures(("triangle", "blue", "white")))}
+    output = guard_video(comfy, video(pictures(*FRAMES)), {**replacement, "min_run": 1})
+    shown = output[0].get_components().images
+    assert not shown[5:8].any()
+    assert json.loads(output[2])["redactions"] == ["fill"]
 
 
 def test_a_long_video_is_looked_at_in_chunks_until_one_interrupts(comfy, scored):
@@ -1444,7 +1581,8 @@ def test_images_are_guarded(operator):
     images = pictures(SAFE, UNSAFE)
     shown = enforced(operator, images)
     assert same(shown[0], images[0])
-    assert torch.allclose(shown[1], redacted(images[1], Redaction("blur")), atol=1e-6)
+    assert torch.allclose(shown, guarded_by_the_core(images), atol=1e-6)
+    assert flagged_again(shown) == [False, False]
     assert enforced(operator, images[:1]).shape == (1, 128, 128, 3)
 
 

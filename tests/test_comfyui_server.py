@@ -18,7 +18,7 @@ import pytest
 import torch
 from comfyui_server import ROOT, Refused, Server
 
-from nsfw_guard import Redaction
+from nsfw_guard import NsfwGuard, Redaction
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import redact
 
@@ -83,7 +83,9 @@ def test_the_one_node_guard_blurs_what_it_flags_and_nothing_else(server):
     shown = run.pictures("save")
     for index, (scene, image) in enumerate(zip(BATCH, shown, strict=True)):
         if index in FLAGGED:
-            wanted = redact(torch.from_numpy(picture(scene)).movedim(-1, 0) / 255, Redaction("blur", cells=16))
+            assert report["verdicts"][index]["verified"] is True
+            assert report["verdicts"][index]["redacted"] == "blur, 8 cells"
+            wanted = redact(torch.from_numpy(picture(scene)).movedim(-1, 0) / 255, Redaction("blur", cells=8))
             assert np.abs(image / 255 - wanted.movedim(0, -1).numpy()).max() <= 1.01 / 255
         else:
             assert np.array_equal(image, picture(scene))
@@ -171,7 +173,7 @@ def test_each_image_of_a_list_is_looked_at(server):
     assert [json.loads(one)["flagged"] for one in run.outputs["guard"]["nsfw_guard"]] == [False, True, False]
 
 
-def test_alpha_stays_and_hides_nothing(server):
+def test_alpha_hides_nothing_and_what_is_redacted_is_opaque(server):
     nodes, link = load(server, [SAFE, UNSAFE])
     nodes["solid"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
     nodes["rgba"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": link, "alpha": ["solid", 0]}}
@@ -179,7 +181,8 @@ def test_alpha_stays_and_hides_nothing(server):
     assert run.succeeded, run.error
     safe, unsafe = run.pictures("save")
     assert np.array_equal(safe[..., :3], picture(SAFE))
-    assert not unsafe[..., 3].any()  # all of it is transparent: seen on white, it would be an empty picture
+    assert not safe[..., 3].any()  # all of it is transparent: seen on white, it would be an empty picture
+    assert (unsafe[..., 3] == 255).all()
     assert run.report("guard")["flagged_indices"] == [1]
     assert not np.array_equal(unsafe[..., :3], picture(UNSAFE))
 
@@ -707,6 +710,40 @@ def test_an_operator_guards_whatever_a_video_file_holds(enforcing, name):
     assert frame[..., 3].min() == 255
     triangle = picture(UNSAFE).astype(int)
     assert np.abs(frame[..., :3].astype(int) - triangle).mean() > 5
+
+
+FLOATS = {
+    "outside of the range": ("NormalizeImages", {"images": ["load0", 0], "mean": 0.0, "std": 0.001}),
+    "faint within it": (
+        "ImageBlend",
+        {"image1": ["load0", 0], "image2": ["black", 0], "blend_factor": 0.9999, "blend_mode": "normal"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_nothing_comes_back_from_a_file_of_floats(enforcing, name):
+    nodes, _ = load(enforcing, [UNSAFE])
+    nodes["black"] = {"class_type": "EmptyImage", "inputs": {"width": 128, "height": 128, "batch_size": 1, "color": 0}}
+    class_type, inputs = FLOATS[name]
+    nodes["numbers"] = {"class_type": class_type, "inputs": inputs}
+    settings = {"format": "exr", "format.bit_depth": "32-bit float", "format.input_color_space": "linear"}
+    nodes["save"] = {
+        "class_type": "SaveImageAdvanced",
+        "inputs": {"images": ["numbers", 0], "filename_prefix": "floats", **settings},
+    }
+    run = enforcing.run(nodes)
+    assert run.succeeded, run.error
+    saved = max(enforcing.base.glob("output/floats*.exr"), key=os.path.getmtime)
+    read = "import av, sys, numpy; f = next(av.open(sys.argv[1]).decode(video=0)).to_ndarray(format='gbrpf32le'); "
+    read += "numpy.save(sys.argv[2], f)"
+    numbers = enforcing.base / "numbers.npy"
+    subprocess.run([os.environ["COMFYUI_PYTHON"], "-c", read, str(saved), str(numbers)], check=True)
+    shown = torch.from_numpy(np.load(numbers)).movedim(-1, 0)
+    assert 0 <= shown.min() <= shown.max() <= 1
+    if shown.max() > shown.min():
+        shown = (shown - shown.min()) / (shown.max() - shown.min())
+    assert not NsfwGuard("demo").check(shown[None])[0].flagged
 
 
 def test_a_clients_word_on_the_cache_counts_for_nothing(enforcing):

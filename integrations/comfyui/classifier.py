@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from nsfw_guard.classifier import Classifier, stored_dtype
 from nsfw_guard.errors import ImageError, SettingError
-from nsfw_guard.images import read_images
+from nsfw_guard.images import ImageBatch, read_images
 from nsfw_guard.placement import fastest_dtype
+from nsfw_guard.policy import Policy
 from nsfw_guard.preprocess import ViewBatch
+from nsfw_guard.redact import Judge
 from nsfw_guard.verdict import Scores
 
 from . import checkpoints
@@ -29,6 +31,25 @@ CHUNK = 16
 # What a view needs while it is classified, in times the size of its input: at most 28 with the architectures of the
 # public models, in float32 on a CPU.
 _ACTIVATIONS = 32
+
+
+@dataclass(frozen=True)
+class WireScores(Scores):
+    """Scores that say what loads their classifier: the value of the wire type ``NSFWG_SCORES``, plain data.
+
+    Attributes:
+        checkpoint: As ``checkpoints.installed()`` names it.
+        device: One of ``DEVICES``.
+        precision: One of ``PRECISIONS``.
+    """
+
+    checkpoint: str
+    device: str
+    precision: str
+
+    def judge(self, policy: Policy) -> Judge:
+        """Return what looks at a redaction by the same classifier, loaded when it is asked."""
+        return lambda batch: load(self.checkpoint, device=self.device, precision=self.precision).passes(batch, policy)
 
 
 class LoadedClassifier:
@@ -56,7 +77,7 @@ class LoadedClassifier:
         offload_device = cpu if on_cpu else comfy.model_management.unet_offload_device()
         folder, card = checkpoints.find(name)
         dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
-        self.name = name
+        self.name, self.device, self.precision = name, device, precision
         self._serial = next(_SERIALS)
         # No CUDA graphs: they would read weights that ComfyUI's memory management has moved away underneath.
         runtime = "auto" if load_device.type == "cpu" else "torch"
@@ -71,14 +92,15 @@ class LoadedClassifier:
         """The card of the model."""
         return self.classifier.card
 
-    def score(self, images: Tensor, indices: list[int] | None = None, *, node_id: str | None = None) -> Scores:
+    def score(self, images: Tensor, indices: list[int] | None = None, *, node_id: str | None = None) -> WireScores:
         """Classify a batch, in chunks, with a progress bar, until the user interrupts.
 
         What was classified before is remembered: another threshold or action runs no classifier again. By its content,
         for other nodes are known to write into images that they were given.
 
         Args:
-            images: ComfyUI's ``[B, H, W, C]``; values outside of [0, 1] are clamped, as ComfyUI does when it saves.
+            images: ComfyUI's ``[B, H, W, C]``. Values outside of [0, 1] are looked at clamped, as ComfyUI does when it
+                saves, and from the least to the greatest one; so are images that span little of it.
             indices: Of the images to look at; ``None`` for all.
             node_id: Whose progress it is.
 
@@ -96,30 +118,45 @@ class LoadedClassifier:
             key = (self._serial, tuple(chunk.shape), chunk.dtype, _digest(chunk))
             if key not in _SCORED:
                 if progress is None:
-                    progress = self._begin(count, node_id)
-                _SCORED[key] = _all_views([self._score(look) for look in _looks(chunk.movedim(-1, 1))])
+                    self._begin()
+                    progress = comfy.utils.ProgressBar(count, node_id=node_id)
+                _SCORED[key] = self._score(read_images(chunk.movedim(-1, 1), clamp=True, stretch=True))
                 while len(_SCORED) > _MOST_SCORED:
                     del _SCORED[next(iter(_SCORED))]
             parts.append(_SCORED[key])
             if progress is not None:
                 progress.update_absolute(min(start + CHUNK, count))
-        return Scores(
+        return WireScores(
             self.card,
             self.classifier.labels,
             tuple(image for part in parts for image in part.probabilities),
             tuple(problem for part in parts for problem in part.problems),
+            self.name,
+            self.device,
+            self.precision,
         )
 
-    def _begin(self, count: int, node_id: str | None) -> Any:
-        """Have ComfyUI bring the weights to where they compute; returns the progress bar."""
+    def passes(self, batch: ImageBatch, policy: Policy) -> list[bool]:
+        """Tell for each image of a batch whether it is not flagged, with room to spare; see ``Policy.with_room``."""
+        if not len(batch):
+            return []
+        self._begin()
+        passed, stricter = [], policy.with_room()
+        for start in range(0, len(batch.items), CHUNK):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            part = ImageBatch(None, batch.items[start : start + CHUNK])
+            passed += [not verdict.flagged for verdict in stricter.decide(self._score(part))]
+        return passed
+
+    def _begin(self) -> None:
+        """Have ComfyUI bring the weights to where they compute."""
         size = self.classifier.preprocess.size
         needed = CHUNK * 3 * size * size * 4 * _ACTIVATIONS
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
-        return comfy.utils.ProgressBar(count, node_id=node_id)
 
-    def _score(self, images: Tensor) -> Scores:
+    def _score(self, batch: ImageBatch) -> Scores:
         with torch.no_grad():
-            views = ViewBatch(read_images(images, clamp=True), self.classifier.preprocess)
+            views = ViewBatch(batch, self.classifier.preprocess)
             return self.classifier.score(views, device=self.patcher.load_device, batch_size=CHUNK)
 
 
@@ -141,29 +178,8 @@ def check_images(images: Any) -> None:
             f"The input has the shape {tuple(images.shape)}; expected an IMAGE [B, H, W, C] of at least one image, "
             "with 1, 3 or 4 channels."
         )
-
-
-def _looks(images: Tensor) -> list[Tensor]:
-    """What is looked at of ``[B, C, H, W]``.
-
-    Of transparent images: the colours alone, on white and on black, for other nodes drop the alpha or lay it over
-    something else.
-    """
-    if images.shape[1] != 4:
-        return [images]
-    color, alpha = images[:, :3].clamp(0, 1), images[:, 3:].clamp(0, 1)
-    return [images[:, :3], color * alpha + (1 - alpha), color * alpha]
-
-
-def _all_views(looks: list[Scores]) -> Scores:
-    """The views of several looks at the same images as those of one: the highest score counts."""
-    images = zip(*(look.probabilities for look in looks), strict=True)
-    problems = zip(*(look.problems for look in looks), strict=True)
-    return replace(
-        looks[0],
-        probabilities=tuple(tuple(view for look in image for view in look) for image in images),
-        problems=tuple(next(filter(None, image), None) for image in problems),
-    )
+    if not images.is_floating_point():  # nodes disagree whether 1 is white, or 255 is
+        raise ImageError(f"The input has the dtype {images.dtype}; expected floating point, in [0, 1].")
 
 
 def _digest(images: Tensor) -> bytes:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nsfw_guard.errors import GuardError, SettingError
 
-from . import checkpoints, classifier, options
+from . import checkpoints, classifier, options, redaction
 from .nodes_image import blocker, decide
 from .nodes_video import decide_video, redact_video
 
@@ -152,7 +152,7 @@ def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
 
 
 def guarded(value: Any, node_id: str | None) -> Any:
-    """Guard whatever goes to an output.
+    """Guard whatever goes to an output, and keep it in [0, 1].
 
     Args:
         value: An image batch, a mask (which can hold a picture too), a video, a list of such; anything else is handed
@@ -169,17 +169,18 @@ def guarded(value: Any, node_id: str | None) -> Any:
         return held if held is not None else value if _same(items, value) else type(value)(items)
     if hasattr(value, "get_components"):
         decided = decide_video(value, sensitivity, classifier.load(model), None, node_id=node_id)
-        return redact_video(decided, options.action_of(action), rebuild=True)
+        return redact_video(decided, options.action_of(action), rebuild=True)[0]
     if not isinstance(value, Tensor) or value.ndim < 2:  # a row of numbers, such as SIGMAS
         return value
     images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value
     scores = classifier.load(model).score(images, node_id=node_id)
-    _, verdicts = decide(scores, sensitivity, None)
+    policy, verdicts = decide(scores, sensitivity, None)
     done = options.action_of(action)
     held = blocker(done, any(verdict.flagged for verdict in verdicts))
     if held is not None:
         return held
-    shown = options.redacted(images, verdicts, done)
+    # Values outside of [0, 1] would bring back, in the nodes and files that keep them, what nobody has seen.
+    shown = redaction.clamped(redaction.redacted(images, verdicts, done, scores.judge(policy)).images)
     return value if shown is images else shown.reshape(value.shape)
 
 

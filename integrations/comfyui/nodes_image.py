@@ -14,7 +14,8 @@ from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Scores, Verdict
 
-from . import checkpoints, classifier, options, report
+from . import checkpoints, classifier, options, redaction, report
+from .classifier import WireScores
 
 EACH, ANY = "each image by itself", "one flags all"
 
@@ -182,7 +183,7 @@ class Censor(io.ComfyNode):
             display_name="NSFW Censor",
             category="image/filters",
             description="Decides on the scores of NSFW Classify, and redacts what is flagged, all of it or where a "
-            "mask says. Runs no classifier.",
+            "mask says. The classifier runs for what is flagged only: over what is shown instead.",
             search_aliases=["censor", "blur nsfw", "pixelate", "mosaic"],
             inputs=[
                 io.Image.Input("image", tooltip="The images that were classified, or the same ones at another size."),
@@ -220,7 +221,7 @@ class Censor(io.ComfyNode):
     def execute(
         cls,
         image: Tensor,
-        scores: Scores,
+        scores: WireScores,
         sensitivity: Any = None,
         action: Any = None,
         policy: Policy | None = None,
@@ -237,7 +238,7 @@ class Censor(io.ComfyNode):
 def censored(
     cls: Any,
     image: Tensor,
-    scores: Scores,
+    scores: WireScores,
     policy: Policy,
     verdicts: list[Verdict],
     action: Any,
@@ -248,13 +249,15 @@ def censored(
     """Do what the inputs say: the images, whether any is flagged, the mask, the report, the scores."""
     flagged = any(verdict.flagged for verdict in verdicts)
     chosen = options.action_of(action, replacement, flagged=flagged)
-    text, verdicts_json = report.as_text(verdicts, chosen.kind), report.as_json(verdicts, policy, chosen.kind)
-    images = blocker(chosen, flagged) or options.redacted(image, verdicts, chosen, mask)
+    shown = redaction.redacted(image, verdicts, chosen, scores.judge(policy), mask)
+    text = report.as_text(verdicts, chosen.kind, shown.told())
+    verdicts_json = report.as_json(verdicts, policy, chosen.kind, shown.told())
+    images = blocker(chosen, flagged) or shown.images
     outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
     return io.NodeOutput(*outputs, ui=report.as_ui(text, verdicts_json))
 
 
-def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:
+def scores_of(image: Any, given: Any, node_id: str | None) -> WireScores:
     """Classify with the classifier that is linked, or the first one installed; once for each batch."""
     return classifier.given_or_default(given).score(image, node_id=node_id)
 
@@ -262,7 +265,7 @@ def scores_of(image: Any, given: Any, node_id: str | None) -> Scores:
 def check_scores(scores: Any, image: Any) -> None:
     """Refuse scores that are none, or of another number of images."""
     classifier.check_images(image)
-    if not isinstance(scores, Scores):
+    if not isinstance(scores, WireScores):
         raise SettingError(f"scores is a {type(scores).__name__}; expected what NSFW Classify puts out.")
     if len(scores) != len(image):
         raise ImageError(

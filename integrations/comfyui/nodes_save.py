@@ -19,7 +19,7 @@ from nsfw_guard.errors import SettingError
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
-from . import options, report
+from . import options, redaction, report
 from .nodes_image import ClassifyingNode, decide, replacement_if_flagged, scores_of
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
@@ -90,18 +90,22 @@ class SaveImage(ClassifyingNode):
         scores = scores_of(images, classifier, cls.hidden.unique_id)
         chosen, verdicts = decide(scores, sensitivity, policy)
         done = options.action_of(action, replacement, flagged=any(verdict.flagged for verdict in verdicts))
-        shown = options.redacted(images, verdicts, done)
+        shown = redaction.redacted(images, verdicts, done, scores.judge(chosen))
+        told = shown.told()
         saved = [
-            (image, verdict)
-            for image, verdict in zip(shown, verdicts, strict=True)
+            (image, verdict, told.get(index))
+            for index, (image, verdict) in enumerate(zip(shown.images, verdicts, strict=True))
             if not (verdict.flagged and done.kind == options.BLOCK)
         ]
         results = _save(cls, saved, filename_prefix, prompt_in_file)
-        text, verdicts_json = report.as_text(verdicts, done.kind), report.as_json(verdicts, chosen, done.kind)
+        text = report.as_text(verdicts, done.kind, told)
+        verdicts_json = report.as_json(verdicts, chosen, done.kind, told)
         return io.NodeOutput(ui={"images": results, **report.as_ui(text, verdicts_json)})
 
 
-def _save(cls: Any, images: list[tuple[Tensor, Verdict]], prefix: str, prompt_in_file: str) -> list[dict[str, str]]:
+def _save(
+    cls: Any, images: list[tuple[Tensor, Verdict, dict[str, Any] | None]], prefix: str, prompt_in_file: str
+) -> list[dict[str, str]]:
     if not images:
         return []
     height, width = images[0][0].shape[:2]
@@ -109,14 +113,14 @@ def _save(cls: Any, images: list[tuple[Tensor, Verdict]], prefix: str, prompt_in
         prefix, folder_paths.get_output_directory(), width, height
     )
     results = []
-    for index, (image, verdict) in enumerate(images):
+    for index, (image, verdict, told) in enumerate(images):
         pixels = np.clip(image.float().cpu().numpy() * 255.0, 0, 255).astype(np.uint8)  # as Save Image rounds
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         name = f"{filename.replace('%batch_num%', str(index))}_{counter + index:05}_.png"
         path = os.path.join(folder, name)
         part = Path(path + ".part")  # under another name until it is whole
         try:
-            picture.save(part, format="PNG", pnginfo=_metadata(cls, verdict, prompt_in_file), compress_level=4)
+            picture.save(part, format="PNG", pnginfo=_metadata(cls, verdict, told, prompt_in_file), compress_level=4)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -124,11 +128,11 @@ def _save(cls: Any, images: list[tuple[Tensor, Verdict]], prefix: str, prompt_in
     return results
 
 
-def _metadata(cls: Any, verdict: Verdict, prompt_in_file: str) -> PngInfo | None:
+def _metadata(cls: Any, verdict: Verdict, told: dict[str, Any] | None, prompt_in_file: str) -> PngInfo | None:
     if args.disable_metadata:
         return None
     metadata = PngInfo()
-    metadata.add_text("nsfw_guard", json.dumps(verdict.to_dict()))
+    metadata.add_text("nsfw_guard", json.dumps(report.as_dict(verdict, told)))
     if prompt_in_file == ALL or (prompt_in_file == UNFLAGGED and not verdict.flagged):
         if cls.hidden.prompt:
             metadata.add_text("prompt", json.dumps(cls.hidden.prompt))

@@ -11,10 +11,12 @@ from comfy_api.latest import Input, InputImpl, io
 
 from nsfw_guard.clips import decide_frames, frames_to_redact
 from nsfw_guard.errors import ImageError, SettingError
+from nsfw_guard.images import ImageBatch
 from nsfw_guard.policy import Policy
-from nsfw_guard.verdict import Verdict, worst
+from nsfw_guard.redact import Redaction
+from nsfw_guard.verdict import Verdict
 
-from . import classifier, options, report
+from . import classifier, options, redaction, report
 from .nodes_image import ClassifyingNode, blocker
 
 FRAMES, CLIP = "runs of flagged frames", "the whole video"
@@ -93,8 +95,8 @@ class GuardVideo(ClassifyingNode):
             video, sensitivity, classifier, policy, every=every, redact=redact, min_run=min_run, node_id=node_id
         )
         done = options.action_of(action, replacement, flagged=decided.flagged)
-        text, verdicts_json = describe(decided, done)
-        guarded = redact_video(decided, done)
+        guarded, became = redact_video(decided, done)
+        text, verdicts_json = describe(decided, done, became)
         return io.NodeOutput(guarded, decided.flagged, verdicts_json, ui=report.as_ui(text, verdicts_json))
 
 
@@ -105,6 +107,7 @@ class Decided:
     Attributes:
         video: The video.
         components: Its decoded parts.
+        loaded: The classifier that was asked.
         policy: By which it was decided.
         verdicts: One per frame; ``None`` for those that were not looked at.
         runs: The frames to redact, from the first one of a run to the one after its last.
@@ -112,6 +115,7 @@ class Decided:
 
     video: Any
     components: Any
+    loaded: classifier.LoadedClassifier
     policy: Policy
     verdicts: list[Verdict | None]
     runs: list[tuple[int, int]]
@@ -169,35 +173,58 @@ def decide_video(
 
     verdicts = decide_frames(len(frames), decide, chosen, every=every)
     runs = frames_to_redact(verdicts, min_run=min_run)
-    return Decided(video, components, chosen, verdicts, [(0, len(frames))] if runs and redact == CLIP else runs)
+    return Decided(video, components, loaded, chosen, verdicts, [(0, len(frames))] if runs and redact == CLIP else runs)
 
 
-def redact_video(decided: Decided, action: options.Action, *, rebuild: bool = False) -> Any:
-    """Return the video itself if nothing is redacted, what blocks it, or another one with as many frames.
+def redact_video(decided: Decided, action: options.Action, *, rebuild: bool = False) -> tuple[Any, list[Redaction]]:
+    """Redact the runs of a video.
 
     Args:
         decided: What was decided on it.
         action: What to do.
-        rebuild: Make another video of the frames that were looked at rather than have a file read again later.
+        rebuild: Hand on the frames that were looked at, in [0, 1], rather than have a file read again later.
+
+    Returns:
+        The video itself if nothing is redacted, what blocks it, or another one with as many frames; and what each run
+        became.
     """
     held = blocker(action, decided.flagged)
     if held is not None:
-        return held
-    frames = decided.components.images
-    overall = worst(decided.seen)
-    covered = {index for run in decided.runs for index in range(*run)}
-    outside = replace(overall, flagged=False)
-    verdicts = [
-        # Frames of a run that are not flagged themselves go with the worst.
-        (verdict if verdict is not None and verdict.flagged else overall) if index in covered else outside
-        for index, verdict in enumerate(decided.verdicts)
-    ]
-    images = options.redacted(frames, verdicts, action)
+        return held, []
+    components = decided.components
+    became: list[Redaction] = []
+    if decided.runs and action.redaction.kind != "none":
+        components, became = _redacted(decided, action.redaction)
+    if rebuild:
+        components = _clamped(components)
     from_file = isinstance(decided.video, InputImpl.VideoFromFile)
-    if images is frames and not (from_file and (rebuild or _carries_more(decided.video))):
-        return decided.video
-    components = replace(decided.components, images=images)
-    return InputImpl.VideoFromComponents(components, bit_depth=decided.video.get_bit_depth())
+    if components is decided.components and not (from_file and (rebuild or _carries_more(decided.video))):
+        return decided.video, became
+    return InputImpl.VideoFromComponents(components, bit_depth=decided.video.get_bit_depth()), became
+
+
+def _redacted(decided: Decided, how: Redaction) -> tuple[Any, list[Redaction]]:
+    """Redact the runs, opaque."""
+
+    def judge(batch: ImageBatch) -> list[bool]:
+        return decided.loaded.passes(batch, decided.policy)
+
+    components = decided.components
+    frames, became = redaction.redacted_runs(components.images, decided.verdicts, decided.runs, how, judge)
+    alpha = getattr(components, "alpha", None)
+    if alpha is None:
+        return replace(components, images=frames), became
+    alpha = alpha.clone()
+    for start, stop in decided.runs:
+        alpha[start:stop] = 1
+    return replace(components, images=frames, alpha=alpha), became
+
+
+def _clamped(components: Any) -> Any:
+    """The very same if nothing is outside of [0, 1]."""
+    parts = {"images": components.images, "alpha": getattr(components, "alpha", None)}
+    inside = {name: redaction.clamped(part) for name, part in parts.items() if part is not None}
+    return components if all(part is parts[name] for name, part in inside.items()) else replace(components, **inside)
 
 
 def _carries_more(video: Any) -> bool:
@@ -209,23 +236,32 @@ def _carries_more(video: Any) -> bool:
     return kinds.count("video") > 1 or not set(kinds) <= {"video", "audio"}
 
 
-def describe(decided: Decided, action: options.Action) -> tuple[str, str]:
-    """Return the text for the node and the report."""
+def describe(decided: Decided, action: options.Action, became: list[Redaction]) -> tuple[str, str]:
+    """Return the text for the node and the report; ``became`` is what each run became."""
     rate = decided.components.frame_rate
     ranges = [[_seconds(start, rate), _seconds(stop, rate)] for start, stop in decided.runs]
+    seen = [index for index, verdict in enumerate(decided.verdicts) if verdict is not None]
+    of_frames = {
+        index: redaction.told(step, verified=True)
+        for run, step in zip(decided.runs, became, strict=bool(became))
+        for index in range(*run)
+    }
     verdicts_json = report.as_json(
         decided.seen,
         decided.policy,
         action.kind,
+        {number: of_frames[index] for number, index in enumerate(seen) if index in of_frames},
         frames=len(decided.verdicts),
         frame_rate=float(rate),
-        seen_frames=[index for index, verdict in enumerate(decided.verdicts) if verdict is not None],
+        seen_frames=seen,
         redacted_seconds=ranges,
+        redactions=[redaction.in_words(step) for step in became],
     )
     head, *frames = report.as_text(decided.seen, action.kind, noun="frame", most=_LINES).split("\n")
-    told = [f"{start:.2f} to {stop:.2f} s" for start, stop in ranges[:_LINES]]
+    words = [f": {redaction.in_words(step)}" for step in became] or [""] * len(ranges)
+    told = [f"{start:.2f} to {stop:.2f} s{word}" for (start, stop), word in zip(ranges, words, strict=True)]
     more = [f"... and {len(ranges) - _LINES} more"] if len(ranges) > _LINES else []
-    return "\n".join([head, *told, *more, *frames]), verdicts_json
+    return "\n".join([head, *told[:_LINES], *more, *frames]), verdicts_json
 
 
 def _seconds(frame: int, rate: Fraction | float) -> float:

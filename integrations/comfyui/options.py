@@ -7,17 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from nsfw_guard.cards import ModelCard
 from nsfw_guard.drawing import FITS
 from nsfw_guard.errors import ImageError, SettingError
-from nsfw_guard.images import read_images
 from nsfw_guard.policy import Policy
-from nsfw_guard.redact import Redaction, redact_flagged
-from nsfw_guard.verdict import Verdict
+from nsfw_guard.redact import Redaction
 
 ClassifierType = io.Custom("NSFWG_CLASSIFIER")
 PolicyType = io.Custom("NSFWG_POLICY")
@@ -78,8 +75,9 @@ def action_input() -> Any:
             default=16,
             min=1,
             max=256,
-            tooltip="What is shown is made of the mean colours of so many cells along the short side, and nothing "
-            "else. Fewer show less.",
+            tooltip="At most, what is shown is made of the mean colours of so many cells along the short side, and "
+            "nothing else. It is looked at again: while it would be flagged, half as many are taken, and at last a "
+            "colour.",
         )
 
     options = {
@@ -194,62 +192,6 @@ def plain(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
     return {key: entry[0] if isinstance(entry, tuple) else entry for key, entry in value.items()}
-
-
-def redacted(images: Tensor, verdicts: list[Verdict], action: Action, mask: Tensor | None = None) -> Tensor:
-    """Redact what is flagged in a copy.
-
-    Args:
-        images: ``[B, H, W, C]``; never written to.
-        verdicts: One per image.
-        action: What to do.
-        mask: ``[H, W]`` or ``[B, H, W]``: redact only where it is 1. Anything between shows through in proportion.
-
-    Returns:
-        The same tensor if nothing changes; else one of the same shape, dtype and device, the unflagged images and the
-        alpha of all bit-identical.
-
-    Raises:
-        ImageError: A mask of another size or number.
-    """
-    flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
-    weights = _weights(mask, images)
-    if not flagged or action.redaction.kind == "none":
-        return images
-    copy = images.clone()
-    for index in flagged:
-        batch = read_images(images[index : index + 1].movedim(-1, 1), clamp=True)
-        done = batch.replace(redact_flagged(batch, [verdicts[index]], action.redaction)).movedim(1, -1)[0]
-        if weights is not None:
-            weight = weights[min(index, len(weights) - 1)].to(images.device)
-            done = _mixed(weight, done, images[index])
-        copy[index] = done
-    return copy
-
-
-def _mixed(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """``one`` where the weight ``[H, W]`` is 1, ``other`` where it is 0, mixed between; the alpha of ``other``."""
-    weight = weight[..., None].float()
-    mixed = (one.float() * weight + other.float() * (1 - weight)).to(other.dtype)
-    # Not by arithmetic: 0 times NaN is NaN.
-    mixed = torch.where(weight >= 1, one, torch.where(weight <= 0, other, mixed))
-    return torch.cat([mixed[..., :3], other[..., 3:]], dim=-1)
-
-
-def _weights(mask: Tensor | None, images: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    weights = mask[None] if mask.ndim == 2 else mask
-    if (
-        weights.ndim != 3
-        or tuple(weights.shape[1:]) != tuple(images.shape[1:3])
-        or len(weights) not in (1, len(images))
-    ):
-        raise ImageError(
-            f"The mask has the shape {tuple(mask.shape)}; expected [H, W] = {list(images.shape[1:3])}, one mask, or "
-            f"one for each of the {len(images)} images."
-        )
-    return weights
 
 
 def _key(value: Any, name: str, choices: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,12 +12,27 @@ from torch import Tensor
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
+_NOT_REDACTED = {"redacted": None, "verified": None}
 # Lines on a node: more than that hide the graph.
 _LINES = 8
 
 
-def as_json(verdicts: list[Verdict], policy: Policy, action: str, **more: Any) -> str:
-    """Return one JSON object: whether anything is flagged, what was asked, and one verdict per image."""
+def as_json(
+    verdicts: list[Verdict],
+    policy: Policy,
+    action: str,
+    told: Mapping[int, dict[str, Any]] | None = None,
+    **more: Any,
+) -> str:
+    """Return one JSON object: whether anything is flagged, what was asked, and one verdict per image.
+
+    Args:
+        verdicts: One per image.
+        policy: By which it was decided.
+        action: What was to be done.
+        told: What became of the redacted ones, by index; see ``redaction.Shown.told``.
+        more: Further entries.
+    """
     return json.dumps(
         {
             "flagged": any(verdict.flagged for verdict in verdicts),
@@ -24,14 +40,28 @@ def as_json(verdicts: list[Verdict], policy: Policy, action: str, **more: Any) -
             "action": action,
             "policy": policy.to_dict(),
             **more,
-            "verdicts": [{"index": index, **verdict.to_dict()} for index, verdict in enumerate(verdicts)],
+            "verdicts": [
+                {"index": index, **as_dict(verdict, (told or {}).get(index))} for index, verdict in enumerate(verdicts)
+            ],
         },
         indent=1,
     )
 
 
-def as_text(verdicts: list[Verdict], action: str, *, noun: str = "image", most: int = _LINES) -> str:
-    """Return a few lines for the node: how many are flagged, and the scores."""
+def as_dict(verdict: Verdict, told: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a verdict and what became of its image as plain values."""
+    return {**verdict.to_dict(), **(told or _NOT_REDACTED)}
+
+
+def as_text(
+    verdicts: list[Verdict],
+    action: str,
+    told: Mapping[int, dict[str, Any]] | None = None,
+    *,
+    noun: str = "image",
+    most: int = _LINES,
+) -> str:
+    """Return a few lines for the node: how many are flagged, the scores, and what became of them."""
     flagged = sum(verdict.flagged for verdict in verdicts)
     count = f"{len(verdicts)} {noun}{'s' if len(verdicts) != 1 else ''}"
     lines = [f"{count}: none flagged" if not flagged else f"{count}: {flagged} FLAGGED, {action}"]
@@ -42,10 +72,16 @@ def as_text(verdicts: list[Verdict], action: str, *, noun: str = "image", most: 
         sign = ">=" if verdict.score >= verdict.threshold else "<"
         why = "" if verdict.reason in (None, "score") else f"  ({verdict.reason})"
         mark = "FLAGGED" if verdict.flagged else "ok"
-        lines.append(f"{index}: {mark}  {verdict.score:.2f} {sign} {verdict.threshold:.2f}{why}")
+        lines.append(f"{index}: {mark}  {verdict.score:.2f} {sign} {verdict.threshold:.2f}{why}{_became(told, index)}")
     if len(verdicts) > most:
         lines.append(f"... and {len(verdicts) - most} more")
     return "\n".join(lines)
+
+
+def _became(told: Mapping[int, dict[str, Any]] | None, index: int) -> str:
+    if not told or index not in told:
+        return ""
+    return f"  {told[index]['redacted']}{'' if told[index]['verified'] else ', not verified'}"
 
 
 def as_ui(text: str, report: str) -> dict[str, tuple[str, ...]]:

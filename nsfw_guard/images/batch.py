@@ -155,7 +155,8 @@ def read_images(
         value_range: ``(0, 1)`` or ``(-1, 1)``: what floating-point values mean. uint8 is always 0 to 255.
         also: Other such ranges in which they may be meant: what they show is looked at, too.
         clamp: Clamp values outside the range, in a copy, instead of refusing them. For hosts that hand over raw output.
-        stretch: Look at what leaves the range from its least to its greatest value, too. For hosts that hand it on.
+        stretch: Look at what leaves the range, or spans little of it, from its least to its greatest value, too. For
+            hosts whose images go on as numbers.
         alpha: Whether a fourth channel is alpha; otherwise any channels beyond the third are a host's own.
         written_range: The range of redacted pixels, if it is another than ``value_range``.
 

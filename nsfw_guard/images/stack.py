@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ImageError
 from ..placement import constant
 from .frames import Frames
+from .stretched import stretches
 
 # Rounding in a caller's own arithmetic; what is further out is another range, or unclamped.
 TOLERANCE = 1e-3
@@ -32,7 +33,7 @@ class Reading:
         span: ``(0, 1)`` or ``(-1, 1)``, the range of floating-point values.
         also: Other ranges in which they may be meant: each is looked at.
         clamp: Whether values outside the range are clamped rather than refused.
-        stretch: Whether what leaves the range is looked at from its least to its greatest value, too.
+        stretch: Whether what leaves the range, or is faint in it, is looked at from its least to its greatest value.
         alpha: Whether a fourth channel is alpha; otherwise channels beyond the third are a host's own.
         written: The range in which redacted pixels are written back.
     """
@@ -95,7 +96,7 @@ class Stack:
         for span in self._reading.also:
             looks += self._looks_as(raw, span, alpha)
         if self._reading.stretch:
-            looks += self._stretched(raw, alpha)
+            looks += self._stretched(raw, alpha, looks)
         return tuple(looks)
 
     def _raw(self, start: int, stop: int) -> Tensor:
@@ -120,18 +121,17 @@ class Stack:
         black = color * alpha
         return [Frames(black + (1 - alpha), measured=values), alone, Frames(black)]
 
-    def _stretched(self, raw: Tensor, alpha: Tensor | None) -> list[Frames]:
-        """Return the looks at one frame from its least to its greatest value, if that leaves the range."""
+    def _stretched(self, raw: Tensor, alpha: Tensor | None, looks: list[Frames]) -> list[Frames]:
+        """Return what comes of the frames when somebody stretches them: of what leaves the range, of faint looks."""
         values = raw.to(torch.float32)
-        low, high = values[:, :3].amin(), values[:, :3].amax()
-        if self._reading.span == (-1, 1):
-            inside = bool((low >= -1) & (high <= 1))
-        else:
-            inside = bool((low >= 0) & (high <= 1))
-        if inside or not bool(torch.isfinite(high - low)) or bool(high == low):
-            return []
-        stretched = torch.cat([(values[:, :3] - low) / (high - low), values[:, 3:]], dim=1)
-        return self._looks_as(stretched, (0, 1), alpha)
+        color, further = values[:, :3], values[:, 3:]
+        low, high = Frames(color).extent().T
+        outside = (low < self._reading.span[0]) | (high > 1)
+        found: list[Frames] = []
+        if bool(outside.any()):
+            for stretched in stretches(color, outside):
+                found += self._looks_as(torch.cat([stretched, further], dim=1), (0, 1), alpha)
+        return found + [Frames(stretched) for look in looks for stretched in stretches(look.pixels())]
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Raise the error for values outside the range, unless they are to be clamped."""
@@ -169,8 +169,8 @@ class Stack:
     def seen(self, candidates: list[Tensor], image: int) -> tuple[Frames, ...]:
         """Return the looks at some redacted pixels, each ``[3, h, w]``, as they would be written for an image."""
         written = torch.stack([self.as_written(pixels, image) for pixels in candidates])
-        # The other ranges in which what is written may be read stay.
-        again = Stack(written, written, replace(self._reading, span=self._reading.written, stretch=False))
+        # The other ways in which what is written may be read stay.
+        again = Stack(written, written, replace(self._reading, span=self._reading.written))
         return again.looks(0, len(written))
 
     def replace(self, redacted: Mapping[int, list[Tensor]]) -> Any:
