@@ -314,11 +314,19 @@ def test_errors_never_carry_the_picture(text):
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("length", [300, 4000])
+@pytest.mark.parametrize("length", [150, 300, 4000])
 def test_long_names_are_cut(length):
-    with pytest.raises(ImageError, match="cannot be opened") as caught:
+    with pytest.raises(ImageError, match="cannot be opened|is no file path") as caught:
         read_images("a" * length)
     assert len(str(caught.value)) < 400
+
+
+def test_a_profile_that_is_refused_is_said(tmp_path, caplog):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", icc_profile=b"none at all")
+    with caplog.at_level("WARNING", logger="nsfw_guard"):
+        looks = list(read_images(tmp_path / "a.png").looks(0, 1))
+    assert len(looks) == 1
+    assert "a.png: its ICC profile is refused" in caplog.text
 
 
 def test_a_pipe_does_not_hang(tmp_path):

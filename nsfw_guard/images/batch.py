@@ -7,7 +7,6 @@ caller's own type, shape, dtype, device, range and channels. It never writes to 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,8 @@ from torch import Tensor
 
 from ..errors import ImageError
 from .frames import Frames
-from .pictures import Picture, called
+from .pictures import Picture
 from .stack import TOLERANCE, Reading, Stack
-
-logger = logging.getLogger(__name__)
 
 _EXPECTED = (
     "a torch tensor [B, C, H, W] or [C, H, W], a NumPy array [B, H, W, C] or [H, W, C], a PIL image, a file path, "
@@ -196,10 +193,7 @@ def _item(image: Any, name: str, reading: Reading, *, listed: bool) -> Stack | P
     if isinstance(image, np.ndarray):
         return _array_stack(image, name, reading, listed=listed)
     if isinstance(image, (Image.Image, str, Path, bytes, bytearray, memoryview)):
-        picture = Picture.read(image, name)
-        for warning in picture.warnings:
-            logger.warning("%s: %s", called(image, name), warning)
-        return picture
+        return Picture.read(image, name)
     raise ImageError(f"{name} is a {type(image).__name__}; expected {_EXPECTED}.")
 
 

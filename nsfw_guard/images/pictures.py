@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from .looks import Colors, looks_at, stored_look
 from .settings import DecodeSettings
 from .sniff import open_picture, read_file, reading, refuse_bomb
 
+logger = logging.getLogger(__name__)
+
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "LA", "RGBa", "La", "RGBX")
 # How several redacted frames are written; those of other formats as TIFF, which holds pages of any size.
@@ -33,8 +37,7 @@ _WRITTEN: dict[str, dict[str, Any]] = {
 }
 _MOST_IN_MPO = 3  # of more, Pillow writes down wrong places
 ORIENTATION = 0x0112  # EXIF's tag
-_LONGEST_NAME, _LONGEST_PATH = 200, 4096
-_OPAQUE = 255
+_LONGEST_NAME = 200
 
 
 class Picture:
@@ -76,6 +79,7 @@ class Picture:
         self._data = data
         self._max_pixels = None if settings is None else settings.max_pixels
         self.warnings: list[str] = []
+        self._where: str | None = None
         if not picture.width or not picture.height:
             raise ImageError(f"{name} has no pixels (size {picture.width}x{picture.height}); expected at least 1x1.")
         if picture.mode == "F":
@@ -100,17 +104,27 @@ class Picture:
         Raises:
             ImageError: No such file, not a picture, broken, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
         """
-        if isinstance(source, Image.Image):
-            return cls(source, name)
         where = called(source, name)
-        if isinstance(source, str) and (source.startswith("data:") or len(source) > _LONGEST_PATH):
+        if isinstance(source, Image.Image):
+            return cls(source, name)._telling(where)
+        if isinstance(source, str) and len(source) > _LONGEST_NAME and not os.path.exists(source):
             raise ImageError(
                 f"{where} is no file path; expected a path or bytes. For text in base64, without what stands before "
                 "the comma of a data: URL, pass base64.b64decode(text)."
             )
         # Read in full: the picture is decoded lazily, and the file may be gone by then.
         data = read_file(source, DecodeSettings()) if isinstance(source, (str, Path)) else bytes(source)
-        return cls(open_picture(data, name=where), where, data=data)
+        return cls(open_picture(data, name=where), where, data=data)._telling(where)
+
+    def _telling(self, where: str) -> Picture:
+        """Log warnings from now on: nobody else shows them."""
+        self._where = where
+        self._tell(0)
+        return self
+
+    def _tell(self, first: int) -> None:
+        for warning in self.warnings[first:] if self._where is not None else ():
+            logger.warning("%s: %s", self._where, warning)
 
     def shown(self, image: int = 0) -> int:
         """How many frames of it come back."""
@@ -130,7 +144,10 @@ class Picture:
             frame = self._frame(start)
             known = self._data if start == 0 else None
             colors = Colors(profile_of(frame, known), coding_of(frame, known), self.warnings)
-            return tuple(map(_as_frames, looks_at(frame, self._name, colors)))
+            told = len(self.warnings)
+            looks = tuple(map(_as_frames, looks_at(frame, self._name, colors)))
+        self._tell(told)
+        return looks
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: decoded pictures are in range."""
