@@ -1,6 +1,7 @@
 """Scanning local files: rows, resuming, duplicates, what fails, what is done with what is flagged."""
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -330,19 +331,39 @@ def test_parts_give_back_the_rows_they_were_given(tmp_path, form):
             "image", 3, 4, 1, 0, 2, "m@1", "p", "{}", "[[0, [0.3, 0.7]]]", 1.5, "2026-01-01T00:00:00+00:00",
         ),
         Row("/日本\r\n🦊.png", error="bröken"),
+        Row("/a\rb.png", error="\r"),
         Row("=cmd()", flagged=False, score=0.1 + 0.2, labels={"normal": 1 / 3, "nsfw": 2 / 3}),
     ]  # fmt: skip
     part = tmp_path / f"part-000001.{form}"
-    assert write_part(part, rows, ["normal", "nsfw"]) == 3
+    assert write_part(part, rows, ["normal", "nsfw"]) == 4
     assert list(read_part(part)) == rows
     assert [path.name for path in tmp_path.iterdir()] == [part.name]
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_evidence_may_be_long(tmp_path, form):
-    rows = [Row("/a", evidence=json.dumps([[0, [0.123456789] * 20_000]]))]
+    rows = [Row('/a,"b"\n', evidence=json.dumps([[0, [0.123456789] * 20_000]]), error='"' * 150_000), Row("/c")]
+    limit = csv.field_size_limit()
     write_part(tmp_path / f"part-000001.{form}", rows, [])
     assert list(read_part(tmp_path / f"part-000001.{form}")) == rows
+    assert csv.field_size_limit() == limit  # of the process
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('path,error\n"/a,\n', "it ends within a quoted cell"),
+        ("path,error\n/a\n", "a row has 1 cells; expected 2"),
+        ('path,error\n"/a"b,\n', "expected after"),
+        (f'path,error\n"{"a" * 150_000}"b,\n', "a cell goes on after its quotes"),
+    ],
+    ids=["no end", "short", "after quotes", "after long quotes"],
+)
+def test_a_part_that_is_no_csv_says_why(tmp_path, text, why):
+    part = tmp_path / "part-000001.csv"
+    part.write_text(text)
+    with pytest.raises(SettingError, match=why):
+        list(read_part(part))
 
 
 def test_a_part_that_cannot_be_written_leaves_what_was_there(tmp_path):

@@ -16,6 +16,7 @@ from typing import IO, Any
 from ..errors import SettingError, one_line
 from ..files import whole_file
 from .row import LABEL_PREFIX, SCHEMA_VERSION, Row
+from .sheet import read_sheet
 
 FORMATS = ("parquet", "jsonl", "csv")
 FOLDER = "parts"
@@ -23,7 +24,6 @@ MANIFEST = "scan.json"
 # How many rows are held at a time.
 _ROWS = 2048
 _COMPRESSION = "zstd"
-_LONGEST_FIELD = 2**26
 _NAME = re.compile(r"part-(\d{6,})\.(parquet|jsonl|csv)")
 _INTEGERS = ("size", "width", "height", "frames", "frame", "views")
 _NUMBERS = ("mtime", "score", "threshold", "decode_ms")
@@ -135,9 +135,13 @@ def _rows_of(part: Path) -> Iterator[Row]:
         with part.open(encoding="utf-8") as lines:
             yield from (Row.from_record(json.loads(line)) for line in _ended(lines))
     else:
-        csv.field_size_limit(_LONGEST_FIELD)  # of the process; the module's own is a paranoid 128 kB
-        with part.open(encoding="utf-8", newline="") as lines:
-            yield from (Row.from_record(_typed(record)) for record in csv.DictReader(_ended(lines), strict=True))
+        with part.open(encoding="utf-8", newline="\n") as lines:
+            rows = read_sheet(_ended(lines))
+            names = next(rows, [])
+            for cells in rows:
+                if len(cells) != len(names):
+                    raise ValueError(f"a row has {len(cells)} cells; expected {len(names)}")
+                yield Row.from_record(_typed(dict(zip(names, cells, strict=True))))
 
 
 def _ended(lines: Iterable[str]) -> Iterator[str]:
