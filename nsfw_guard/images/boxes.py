@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import ImageError
+from .budget import Budget, for_bytes
 
 # A film among other bytes has few boxes at its top; more of them, or more beginnings of films, are an attack.
 _MOST_BOXES = 256
@@ -36,30 +37,48 @@ def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[Box]
         start += size
 
 
-def films_behind(data: bytes, name: str) -> list[bytes]:
-    """Return the films that are appended to a picture, or wrapped in it, in the order in which they begin.
+def films_behind(data: bytes, name: str) -> Iterator[tuple[int, int]]:
+    """Yield where the films that are appended to a picture, or wrapped in it, begin and end, in the file's order.
 
     Each goes on to the end of its boxes. What no player can play, for want of an index, is none; nor is sound alone,
     which some cameras append.
 
     Raises:
-        ImageError: There are far too many places at which one may begin.
+        ImageError: There are far too many places at which one may begin, or they overlap.
     """
-    found: list[bytes] = []
+    budget = for_bytes(len(data), name)
     at = 4  # the file's own begins there
     for _ in range(_MOST_STARTS):
         at = data.find(b"ftyp", at + 1)
         if at < 0:
-            return found
+            return
         if not 16 <= int.from_bytes(data[at - 4 : at], "big") <= 1024:
             continue
         parts = list(boxes(data, at - 4))
-        if any(part.kind in (b"moov", b"moof") and not _sound_alone(data, part) for part in parts):
-            found.append(data[at - 4 : parts[-1].stop])
+        if any(part.kind in (b"moov", b"moof") and not _sound_alone(data, part, budget) for part in parts):
+            budget.spend(parts[-1].stop - at)
+            yield at - 4, parts[-1].stop
     raise ImageError(f"{name} has more than {_MOST_STARTS} places at which a film may begin.")
 
 
-def _sound_alone(data: bytes, index: Box) -> bool:
+def other_tracks(data: bytes) -> bool:
+    """Return whether an AVIF's index has a track that is not AV1's pictures: players show it, and Pillow does not."""
+    for index in boxes(data):
+        if index.kind != b"moov":
+            continue
+        at = data.find(b"stsd", index.start, index.stop)
+        if at < 0 or data.find(b"vide", index.start, index.stop) >= 0:
+            return True
+        while at >= 0:  # version and flags, how many entries there are, the first one's size and kind
+            if data[at + 8 : at + 12] != b"\0\0\0\1" or data[at + 16 : at + 20] != b"av01":
+                return True
+            at = data.find(b"stsd", at + 4, index.stop)
+    return False
+
+
+def _sound_alone(data: bytes, index: Box, budget: Budget) -> bool:
+    budget.spend(index.stop - index.start)
+
     def holds(kind: bytes) -> bool:
         return data.find(kind, index.start, index.stop) >= 0
 
@@ -82,8 +101,8 @@ def without_roles(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def as_primary(data: bytes) -> Iterator[bytes]:
-    """Yield, for each picture of an AVIF but the primary one and tiles, a copy in which that one is the primary."""
+def other_primaries(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield, for each picture of an AVIF but the primary one and tiles, what makes it the primary: a place, bytes."""
     meta = {part.kind: part for part in _meta(data)}
     if not {b"pitm", b"iinf"} <= meta.keys():
         return
@@ -93,7 +112,7 @@ def as_primary(data: bytes) -> Iterator[bytes]:
     tiles = _tiles(data, meta.get(b"iref"))
     for item in _items(data, meta[b"iinf"]):
         if item != primary and item not in tiles and item < 256**wide:
-            yield data[:place] + item.to_bytes(wide, "big") + data[place + wide :]
+            yield place, item.to_bytes(wide, "big")
 
 
 def _meta(data: bytes) -> Iterator[Box]:

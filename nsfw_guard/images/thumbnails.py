@@ -6,24 +6,27 @@ import re
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
+
+from .budget import Budget
 
 # Marker, any fill, and the marker that follows: tables, sizes, applications' and comments.
 _JPEG = re.compile(rb"\xff\xd8\xff+[\xc0-\xc4\xdb\xdd\xe0-\xef\xfe]")
 # The beginning of EXIF: its first directory follows at once.
 _EXIF = re.compile(rb"II\*\0\x08\0\0\0|MM\0\*\0\0\0\x08")
-_MOST_DIRECTORIES = 10_000
 # Of EXIF; more is an attack.
 _MOST_EXIF = 64
+_MOST_ENTRIES = 1024  # of a directory
+_MOST_BELOW = 64  # directories below another one
 _SUB_DIRECTORIES, _STRIPS, _TILES, _PHOTOSHOP = 330, 273, 324, 34377
 _SIZES = {1: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}  # of the types of numbers and bytes
 
 
-def jpegs_in(data: bytes, start: int = 0) -> Iterator[int]:
+def jpegs_in(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[int]:
     """Yield the places at which a JPEG begins: coded pixels never look like it, and one that holds another is two."""
-    for match in _JPEG.finditer(data, start):
+    for match in _JPEG.finditer(data, start, len(data) if stop is None else stop):
         at = match.end()
         following = at + int.from_bytes(data[at : at + 2], "big")
         if following > at + 1 and data[following : following + 1] == b"\xff":
@@ -69,31 +72,55 @@ def _raw(body: bytes, at: int, *, palette: bool = False) -> Iterator[Image.Image
     yield picture.convert("RGB")
 
 
-def photoshop_resources(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the numbers and contents of Photoshop's resources."""
-    at = 0
-    while data[at : at + 4] in (b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR"):
+def photoshop_resources(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """Yield the numbers of Photoshop's resources, and where each one's content begins and ends."""
+    at, stop = start, len(data) if stop is None else min(stop, len(data))
+    while at < stop and data[at : at + 4] in (b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR"):
         number = int.from_bytes(data[at + 4 : at + 6], "big")
         at += 6
         at += (data[at] // 2 + 1) * 2 if at < len(data) else 1
         length = int.from_bytes(data[at : at + 4], "big")
-        yield number, data[at + 4 : at + 4 + length]
+        yield number, at + 4, min(at + 4 + length, stop)
         at += 4 + length + length % 2
 
 
-def psd_resources(data: bytes) -> bytes:
-    """Return the section of a Photoshop file that holds its resources."""
-    at = 30 + int.from_bytes(data[26:30], "big")
-    return data[at + 4 : at + 4 + int.from_bytes(data[at : at + 4], "big")]
+def psd_sections(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the sections of a Photoshop file begin and end: its colours, resources and layers."""
+    at = 26
+    for _ in range(3):
+        start = at + 4
+        at = start + int.from_bytes(data[at:start], "big")
+        yield start, at
 
 
-def raw_photoshop(content: bytes) -> Image.Image | None:
-    """Return the thumbnail of a resource, if it is one without compression."""
-    if len(content) < 28:
-        return None
-    kind, width, height, stride = struct.unpack_from(">4I", content)
-    if kind != 0 or not 0 < width <= 4096 or not 0 < height <= 4096 or stride < 3 * width:
-        return None
+def has_layers(data: bytes) -> bool:
+    """Return whether a Photoshop file has a layer that is not hidden; what cannot be told counts as one."""
+    *_, (start, stop) = psd_sections(data)
+    length = int.from_bytes(data[start : min(start + 4, stop)], "big")
+    if not length:
+        return stop - start > 8  # 16 and 32 bits have their layers further on
+    count = abs(int.from_bytes(data[start + 4 : start + 6], "big", signed=True))
+    at = start + 6
+    for _ in range(count):
+        at += 18 + 6 * int.from_bytes(data[at + 16 : at + 18], "big")
+        if data[at : at + 4] != b"8BIM" or not data[at + 10] & 2:
+            return True
+        at += 16 + int.from_bytes(data[at + 12 : at + 16], "big")
+    return False
+
+
+def is_raw_photoshop(head: bytes) -> bool:
+    """Return whether the first 28 bytes of a resource are those of a thumbnail without compression."""
+    if len(head) < 28:
+        return False
+    kind, width, height, stride = struct.unpack_from(">4I", head)
+    return bool(kind == 0 and 0 < width <= 4096 and 0 < height <= 4096 and 3 * width <= stride <= 2**16)
+
+
+def raw_photoshop(content: bytes) -> Image.Image:
+    """Return the thumbnail of a resource, which has no compression. One that is cut off shows what there is of it."""
+    _, width, height, stride = struct.unpack_from(">4I", content)
+    height = min(height, (len(content) - 28) // stride + 1)
     needed = stride * height
     return Image.frombytes("RGB", (width, height), content[28 : 28 + needed].ljust(needed, b"\0"), "raw", "RGB", stride)
 
@@ -107,6 +134,10 @@ class _Tiff(NamedTuple):
     counted: str
     entry: str
 
+    @property
+    def bytes_order(self) -> Literal["little", "big"]:
+        return "little" if self.order == "<" else "big"
+
     @classmethod
     def of(cls, data: bytes) -> _Tiff | None:
         order = {b"II": "<", b"MM": ">"}.get(data[:2])
@@ -117,55 +148,76 @@ class _Tiff(NamedTuple):
         return cls(order, 8 if big else 4, "Q" if big else "I", "Q" if big else "H", "HHQ8s" if big else "HHI4s")
 
 
-def tiff_directories(data: bytes) -> Iterator[tuple[int, dict[int, list[int] | bytes]]]:
-    """Yield the place of each directory of a TIFF, and of its entries those that are numbers or bytes."""
+class Directory(NamedTuple):
+    """A directory of a TIFF: its place, whether it has pixels, the places below it, and Photoshop's resources."""
+
+    place: int
+    pixels: bool
+    below: list[int]
+    resources: list[tuple[int, int]]
+
+
+def tiff_directories(data: bytes, entries: Budget) -> Iterator[Directory]:
+    """Yield the directories of a TIFF, and those below them, each once.
+
+    Raises:
+        ImageError: They are not to be believed: they overlap, or have far too many entries.
+    """
     form = _Tiff.of(data)
     if form is None:
         return
     seen: set[int] = set()
-    following = _number(data, form.at, form, form.place)
-    while following and following not in seen and len(seen) < _MOST_DIRECTORIES:
-        seen.add(following)
-        start = following
-        entry = struct.Struct(form.order + form.entry)
-        first = start + struct.calcsize("=" + form.counted)
-        count = min(_number(data, start, form, form.counted), 65_535)
-        values: dict[int, list[int] | bytes] = {}
-        for at in range(first, first + count * entry.size, entry.size):
-            if at + entry.size > len(data):
-                break
-            tag, kind, number, value = entry.unpack_from(data, at)
-            if tag in (_SUB_DIRECTORIES, _STRIPS, _TILES, _PHOTOSHOP) and kind in _SIZES:
-                values[tag] = _values(data, form, kind, number, value)
-        yield start, values
-        following = _number(data, first + count * entry.size, form, form.place)
+    waiting = [_number(data, form.at, form, form.place)]
+    while waiting:
+        place = waiting.pop(0)
+        while place and place not in seen:
+            seen.add(place)
+            directory, place = _directory(data, form, place, entries)
+            yield directory
+            waiting += directory.below
 
 
-def _values(data: bytes, form: _Tiff, kind: int, count: int, value: bytes) -> list[int] | bytes:
-    size = _SIZES[kind]
-    if count * size > len(value):
-        start = int.from_bytes(value, "little" if form.order == "<" else "big")
-        value = data[start : start + min(count * size, len(data))]
-    if size == 1:
-        return value[:count]
-    order = "little" if form.order == "<" else "big"
-    whole = len(value) // size * size
-    numbers = [int.from_bytes(value[at : at + size], order) for at in range(0, min(whole, 1024), size)]  # type: ignore[arg-type]
-    return numbers[:count]
+def _directory(data: bytes, form: _Tiff, place: int, entries: Budget) -> tuple[Directory, int]:
+    """Return a directory, and the place of the one that follows it."""
+    entry = struct.Struct(form.order + form.entry)
+    first = place + struct.calcsize("=" + form.counted)
+    told = _number(data, place, form, form.counted)
+    count = min(told, max(0, len(data) - first) // entry.size)
+    entries.spend(1 + count)
+    if count > _MOST_ENTRIES:
+        entries.refuse(f"a directory has {count} entries")
+    found = Directory(place, False, [], [])
+    for at in range(first, first + count * entry.size, entry.size):
+        tag, kind, number, value = entry.unpack_from(data, at)
+        if tag in (_STRIPS, _TILES):
+            found = found._replace(pixels=True)
+        elif tag in (_SUB_DIRECTORIES, _PHOTOSHOP) and kind in _SIZES:
+            start, stop = at + entry.size - len(value), at + entry.size
+            if number * _SIZES[kind] > len(value):
+                start = int.from_bytes(value, form.bytes_order)
+                stop = start + number * _SIZES[kind]
+            if tag == _PHOTOSHOP:
+                found.resources.append((start, min(stop, len(data))))
+            elif number > _MOST_BELOW:
+                entries.refuse(f"a directory has {number} below it")
+            elif _SIZES[kind] > 1:
+                size = _SIZES[kind]
+                found.below.extend(
+                    int.from_bytes(data[at : at + size], form.bytes_order)
+                    for at in range(start, start + number * size, size)
+                )
+    return found, _number(data, first + told * entry.size, form, form.place)
 
 
 def _number(data: bytes, at: int, form: _Tiff, kind: str) -> int:
     size = struct.calcsize("=" + kind)
-    return int.from_bytes(data[at : at + size], "little" if form.order == "<" else "big")
+    return int.from_bytes(data[at : at + size], form.bytes_order)
 
 
-def beginning_at(data: bytes, place: int) -> bytes:
-    """Return a TIFF whose first directory is the one at a place."""
+def beginning_at(data: bytes, place: int) -> tuple[int, bytes]:
+    """Return what makes the directory at a place the first one of a TIFF: the place of some bytes, and the bytes."""
     form = _Tiff.of(data)
-    if form is None:
-        return data
-    told = struct.pack(form.order + form.place, place)
-    return data[: form.at] + told + data[form.at + len(told) :]
+    return (form.at, struct.pack(form.order + form.place, place)) if form is not None else (0, b"")
 
 
 def exif_in(data: bytes) -> Iterator[bytes]:
@@ -174,24 +226,24 @@ def exif_in(data: bytes) -> Iterator[bytes]:
         yield data[match.start() : match.start() + 2**20]
 
 
-def exif_raw(exif: bytes) -> Iterator[bytes]:
-    """Yield, for each thumbnail without JPEG compression in EXIF, a TIFF that shows it."""
-    for place, values in tiff_directories(exif):
-        if _STRIPS in values or _TILES in values:
-            yield beginning_at(exif, place)
+def exif_raw(exif: bytes, entries: Budget) -> Iterator[tuple[int, bytes]]:
+    """Yield, for each thumbnail without JPEG compression in EXIF, what makes it a TIFF that shows it."""
+    for directory in tiff_directories(exif, entries):
+        if directory.pixels:
+            yield beginning_at(exif, directory.place)
 
 
-def tiff_inner(data: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return, of a TIFF, one file for each sub-directory, and Photoshop's resources."""
-    below: list[bytes] = []
-    resources: list[bytes] = []
-    places: set[int] = set()
-    for _, values in tiff_directories(data):
-        for place in values.get(_SUB_DIRECTORIES, []):
-            if place not in places:
-                places.add(place)
-                below.append(beginning_at(data, place))
-        content = values.get(_PHOTOSHOP)
-        if isinstance(content, bytes):
-            resources.append(content)
-    return below, resources
+def tiff_inner(data: bytes, entries: Budget) -> tuple[list[tuple[int, bytes]], list[tuple[int, int]]]:
+    """Return, of a TIFF, what shows each directory below another one, and where Photoshop's resources are.
+
+    Raises:
+        ImageError: They are not to be believed, or of one kind there are more than 64.
+    """
+    below: dict[int, None] = {}
+    resources: dict[tuple[int, int], None] = {}
+    for directory in tiff_directories(data, entries):
+        below.update(dict.fromkeys(directory.below))
+        resources.update(dict.fromkeys(directory.resources))
+        if max(len(below), len(resources)) > _MOST_BELOW:
+            entries.refuse(f"it has more than {_MOST_BELOW} directories below others, or as many of Photoshop's parts")
+    return [beginning_at(data, place) for place in below], [*resources]
