@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ImageError, why
 from .containers import container_fault
 from .film_alpha import Decoder, limits, visible
+from .film_turned import as_displayed
 from .settings import DecodeSettings
 
 # The only containers that are opened. FFmpeg knows many more: playlists and scripts among them, which would make it
@@ -42,9 +43,11 @@ class Film:
     Attributes:
         width: Of the first frame, upright, in pixels.
         height: Of the first frame, upright, in pixels.
+        warnings: What of it is not looked at, and why; further on in the file there may be more.
     """
 
-    def __init__(self, width: int, height: int, frames: Iterator[tuple[int, Looks]]) -> None:
+    def __init__(self, width: int, height: int, frames: Iterator[tuple[int, Looks]], warnings: list[str]) -> None:
+        self.warnings = warnings
         self.width = width
         self.height = height
         self._frames = frames
@@ -54,7 +57,7 @@ class Film:
 
         Yields:
             The index, and the looks ``[3, H, W]``, uint8: one of an opaque frame; of others the colours alone, over
-            white and over black.
+            white and over black. One that is to be turned by less than a quarter comes as it is stored, too.
         """
         return self._frames
 
@@ -69,13 +72,15 @@ class FilmReader:
 
     Attributes:
         count: How many frames there are, at least 1.
+        warnings: What of it is not looked at, and why.
 
     Raises:
         ImageError: As ``open_film``.
     """
 
     def __init__(self, data: bytes, settings: DecodeSettings, *, name: str) -> None:
-        self.count = count_frames(data, settings, name=name)
+        self.warnings: list[str] = []
+        self.count = count_frames(data, settings, name=name, warnings=self.warnings)
         self._data, self._settings, self._name = data, settings, name
         self._frames: Iterator[tuple[int, int, Any]] = iter(())
         self._next = self.count
@@ -115,8 +120,14 @@ def film_support() -> bool:
     return True
 
 
-def count_frames(data: bytes, settings: DecodeSettings, *, name: str) -> int:
+def count_frames(data: bytes, settings: DecodeSettings, *, name: str, warnings: list[str] | None = None) -> int:
     """Return how many frames the streams of pictures of a film have; an MP4's are not decoded for it.
+
+    Args:
+        data: The film.
+        settings: Its limits count.
+        name: What errors call it.
+        warnings: Takes what of it is not looked at, and why.
 
     Raises:
         ImageError: As ``open_film``.
@@ -126,6 +137,8 @@ def count_frames(data: bytes, settings: DecodeSettings, *, name: str) -> int:
             count = sum(1 for packet in container.demux(container.streams.video) if packet.size)
         else:
             count = sum(1 for _ in _in_order(container, settings, name))
+        if warnings is not None:
+            _warn_of_subtitles(container, warnings)
     if settings.max_frames is not None and count > settings.max_frames:
         raise ImageError(f"{name} has {count} frames to be looked at; the limit is {settings.max_frames}.")
     if not count:
@@ -153,7 +166,8 @@ def open_film(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Film:
         ImageError: It is broken, cut off, over a limit, or holds no frame.
     """
     container = _opened(file, settings, name)
-    frames = _frames(container, settings, name)
+    warnings: list[str] = []
+    frames = _frames(container, settings, name, warnings)
     first = next(frames, None)
     if first is None:
         raise ImageError(f"{name} is a video without frames.")
@@ -163,7 +177,7 @@ def open_film(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Film:
         yield from frames
 
     height, width = first[1][0].shape[1:]
-    return Film(width, height, all_frames())
+    return Film(width, height, all_frames(), warnings)
 
 
 def film_frame(file: BinaryIO, index: int, settings: DecodeSettings, *, name: str) -> Tensor:
@@ -239,12 +253,13 @@ def _in_order(container: Any, settings: DecodeSettings, name: str) -> Iterator[t
             index += 1
 
 
-def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tuple[int, Looks]]:
+def _frames(container: Any, settings: DecodeSettings, name: str, warnings: list[str]) -> Iterator[tuple[int, Looks]]:
     """Yield the frames that are to be looked at, and their indices; the last one of a stream is always one of them."""
     seen: Counter[int] = Counter()
     held: dict[int, tuple[int, Any]] = {}
     taken = 0
     with container, _reading(name):
+        _warn_of_subtitles(container, warnings)
         for index, stream, frame in _in_order(container, settings, name):
             held[stream] = index, frame
             if seen[stream] % settings.every == 0:
@@ -252,6 +267,7 @@ def _frames(container: Any, settings: DecodeSettings, name: str) -> Iterator[tup
                 held.pop(stream)
                 yield index, _taken(frame, taken, settings, name)
             seen[stream] += 1
+        _warn_of_subtitles(container, warnings)  # some containers tell of a stream where it begins
         for last in sorted(held.values(), key=lambda pair: pair[0]):
             taken += 1
             yield last[0], _taken(last[1], taken, settings, name)
@@ -269,10 +285,21 @@ def _taken(frame: Any, taken: int, settings: DecodeSettings, name: str) -> Looks
     if settings.max_frames is not None and taken > settings.max_frames:
         raise ImageError(f"{name} has more than {settings.max_frames} frames to be looked at, which is the limit.")
     _refuse_large(frame, settings, name)
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # how far it is to be turned, counterclockwise
     return tuple(
-        torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns))).movedim(-1, 0) for array in visible(frame)
+        torch.from_numpy(np.ascontiguousarray(shown)).movedim(-1, 0)
+        for array in visible(frame)
+        for shown in as_displayed(frame, array)
     )
+
+
+def _warn_of_subtitles(container: Any, warnings: list[str]) -> None:
+    """Warn, once, of subtitles that are not known to be text."""
+    told = "its subtitles are pictures, and were not looked at"
+    for stream in container.streams.subtitles if told not in warnings else ():
+        codec = getattr(stream.codec_context, "codec", None)
+        if not getattr(codec, "text_sub", False):
+            warnings.append(told)
+            return
 
 
 def _refuse_large(sized: Any, settings: DecodeSettings, name: str) -> None:

@@ -89,7 +89,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
 
 
 def _film(film: Film) -> Decoded:
-    return Decoded("video", film.width, film.height, _looks(film, 0), [])
+    return Decoded("video", film.width, film.height, _looks(film, 0), film.warnings)
 
 
 def _looks(film: Film, first: int) -> Iterator[tuple[int, Tensor]]:
@@ -118,6 +118,7 @@ def _decode_picture(data: bytes, settings: DecodeSettings, name: str) -> Decoded
     if size is None:
         size = (first[0].shape[-1], first[0].shape[-2])
     films = [open_film(io.BytesIO(film), settings, name=name) for film in whole.films]
+    whole.warnings.extend(warning for film in films for warning in film.warnings)
 
     def frames() -> Iterator[tuple[int, Tensor]]:
         yield from ((0, look) for look in first)
