@@ -57,7 +57,8 @@ class Film:
 
         Yields:
             The index, and the looks ``[3, H, W]``, uint8: one of an opaque frame; of others the colours alone, over
-            white and over black. One that is to be turned by less than a quarter comes as it is stored, too.
+            white and over black. One that is to be turned by less than a quarter comes in each way in which players
+            do it.
         """
         return self._frames
 

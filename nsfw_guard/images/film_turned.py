@@ -6,12 +6,19 @@ import struct
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 Array = np.ndarray[Any, Any]
 
+# A square that is turned by an eighth has twice its area.
+_LARGEST = 4
+
 
 def as_displayed(frame: Any, array: Array) -> list[Array]:
-    """Return a frame ``[H, W, 3]`` as players show it; if that is neither upright nor mirrored, as stored, too.
+    """Return a frame ``[H, W, 3]`` as players show it, first; where these differ, in each way.
+
+    Quarter turns and mirrors are exact. By other matrices some players draw it; others take the nearest of these, or
+    show it as it is stored.
 
     A film's display matrix maps the place ``(x, y)`` to ``(a x + c y, b x + d y)``.
     """
@@ -25,7 +32,27 @@ def as_displayed(frame: Any, array: Array) -> list[Array]:
     shown = shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
     others = (b, c) if upright else (a, d)
     exact = not any(others) and abs(right) == abs(down)
-    return [shown] if exact else [shown, array]
+    return [shown] if exact else [shown, array, *_drawn(array, np.array([[a, c], [b, d]], np.float64))]
+
+
+def _drawn(array: Array, matrix: Array) -> list[Array]:
+    """Return a frame drawn through a matrix, on black; nothing if that is flat or far larger than the frame."""
+    area = abs(np.linalg.det(matrix))
+    if not area:
+        return []
+    matrix = matrix / np.sqrt(area)
+    height, width = array.shape[:2]
+    corners = matrix @ np.array([[0, width, 0, width], [0, 0, height, height]])
+    left_top = corners.min(axis=1)
+    size = np.ceil(corners.max(axis=1) - left_top).astype(int)
+    if size.prod() > _LARGEST * width * height:
+        return []
+    back = np.linalg.inv(matrix)
+    how = np.column_stack([back, back @ left_top]).ravel()
+    drawn = Image.fromarray(np.ascontiguousarray(array)).transform(
+        (int(size[0]), int(size[1])), Image.Transform.AFFINE, tuple(how), Image.Resampling.BILINEAR
+    )
+    return [np.asarray(drawn)]
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
@@ -10,6 +11,8 @@ from ..errors import one_line
 from .inside import inside
 from .settings import DecodeSettings
 from .sniff import frame_count, open_picture
+
+_AHEAD = 2**24  # pixels of frames that are kept: 64 MB
 
 
 class Held:
@@ -42,6 +45,7 @@ class Held:
         self._name = name
         self._reader: Any = None
         self._twin = False
+        self._ahead: dict[int, Image.Image] = {}
         self.frames, self._current = 1, 0
         if _may_have_several(picture):
             self._find_others(data, warnings)
@@ -111,16 +115,28 @@ class Held:
         return self._reader.copy()  # type: ignore[no-any-return]
 
     def _twin_frame(self, index: int) -> Image.Image:
-        self._picture.load()
+        # Some decoders go forward only, so as many frames as fit are taken on one way.
+        if index not in self._ahead:
+            self._picture.load()
+            many = max(1, _AHEAD // max(1, self._picture.width * self._picture.height))
+            wanted = [one for one in range(index, min(index + many, self.frames)) if one != self._current]
+            self._ahead = {}  # the old ones first: both would be too much
+            self._ahead = dict(zip(wanted, self._twin_frames(wanted), strict=True))
+        return self._ahead[index].copy()
+
+    def _twin_frames(self, wanted: list[int]) -> Iterator[Image.Image]:
         twin = _twin_of(self._picture)
-        twin.seek(index)
-        twin.load()
-        frame = twin.copy()
-        # The decoder is left where the object believes it to be.
-        _forget_pixels(twin)
-        twin.seek(self._picture.tell())
-        twin.load()
-        return frame  # type: ignore[no-any-return]
+        try:
+            for index in wanted:
+                twin.seek(index)
+                twin.load()
+                yield twin.copy()
+                _forget_pixels(twin)
+        finally:
+            # The decoder is left where the object believes it to be.
+            _forget_pixels(twin)
+            twin.seek(self._picture.tell())
+            twin.load()
 
 
 def _decoder_lives(picture: Any) -> bool:
