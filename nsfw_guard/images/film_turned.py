@@ -52,7 +52,7 @@ def _drawn(array: Array, matrix: Array) -> list[Array]:
     drawn = Image.fromarray(np.ascontiguousarray(array)).transform(
         (int(size[0]), int(size[1])), Image.Transform.AFFINE, tuple(how), Image.Resampling.BILINEAR
     )
-    return [np.asarray(drawn)]
+    return [np.array(drawn)]
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int] | None:

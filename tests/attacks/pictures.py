@@ -6,13 +6,16 @@ only unusual.
 
 from __future__ import annotations
 
+import base64
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from profiles import ADOBE, chrm, gama, gamma_curve, gray_profile, iccp, matrix_profile, with_chunks
 
@@ -409,4 +412,71 @@ def _like_a_film(jpeg: bytes) -> bytes:
     return bytes(data)
 
 
-CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE]
+def nested_directories(*pictures: Image.Image) -> bytes:
+    """A TIFF, each of whose pictures is below the one before."""
+    data, below = b"II*\0" + bytes(4), None
+    for picture in reversed(pictures):
+        bits, pixels = len(data), len(data) + 6
+        data += struct.pack("<3H", 8, 8, 8) + picture.tobytes()
+        tags = {
+            256: (4, 1, picture.width), 257: (4, 1, picture.height), 258: (3, 3, bits), 259: (4, 1, 1), 262: (4, 1, 2),
+            273: (4, 1, pixels), 277: (4, 1, 3), 278: (4, 1, picture.height), 279: (4, 1, len(data) - pixels),
+        }  # fmt: skip
+        if below is not None:
+            tags[330] = (4, 1, below)
+        below = len(data)
+        data += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, *told) for tag, told in tags.items())
+        data += bytes(4)
+    return data[:4] + struct.pack("<I", below) + data[8:]
+
+
+def xmp_with(picture: Image.Image, *, attribute: bool = False) -> bytes:
+    """XMP with a thumbnail, as Adobe's programs write it."""
+    coded = base64.encodebytes(encode(picture, "JPEG", quality=95))
+    named = b"x:xmpmeta xmlns:xmpGImg='http://ns.adobe.com/xap/1.0/g/img/'"
+    if attribute:
+        return b"<" + named + b' xmpGImg:image="' + coded.replace(b"\n", b"&#xA;") + b'"/>'
+    return b"<" + named + b"><xmpGImg:image>" + coded + b"</xmpGImg:image></x:xmpmeta>"
+
+
+def _long_xmp(name: str) -> bytes:
+    """A JPEG whose XMP is spread over two segments, the second half first."""
+    xmp = xmp_with(shape(name))
+    half = len(xmp) // 2
+    data = encode(shape("circle"), "JPEG")
+    for at, part in ((0, xmp[:half]), (half, xmp[half:])):  # each is put in front of the ones before
+        head = b"http://ns.adobe.com/xmp/extension/\0" + b"0" * 32 + struct.pack(">II", len(xmp), at)
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(head + part)) + head + part + data[2:]
+    return data
+
+
+def _png_with_xmp(name: str) -> bytes:
+    told = PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", xmp_with(shape(name), attribute=True).decode(), zip=True)
+    return encode(shape("circle"), "PNG", pnginfo=told)
+
+
+PARTS = [
+    Case(
+        "part",
+        "TIFF: a directory below one that is below the first",
+        lambda name: nested_directories(shape("circle"), shape("circle"), shape(name)),
+        True,
+    ),
+    Case(
+        "part",
+        "JPEG: a thumbnail in XMP",
+        lambda name: encode(shape("circle"), "JPEG", xmp=xmp_with(shape(name))),
+        True,
+    ),
+    Case("part", "JPEG: a thumbnail in XMP of several segments", _long_xmp, True),
+    Case("part", "PNG: a thumbnail in compressed XMP", _png_with_xmp, True),
+    Case(
+        "part",
+        "WebP: a thumbnail in XMP's attribute",
+        lambda name: encode(shape("circle"), "WEBP", xmp=xmp_with(shape(name), attribute=True)),
+        True,
+    ),
+]
+
+CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *PARTS]
