@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -15,7 +16,7 @@ _IN_SEGMENT = (
     b"\x12\x54\xc3\x67", b"\x19\x41\xa4\x69", b"\xec", b"\xbf",
 )  # fmt: skip
 _IN_CLUSTER = (b"\xe7", b"\xa3", b"\xa0", b"\xa7", b"\xab", b"\xaf", b"\x58\x54", b"\xec", b"\xbf")
-_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _CUT_OFF = "is cut off: it is shorter than it says"
 _DAMAGED = "is damaged: its parts are not where it says"
 
@@ -33,7 +34,7 @@ def container_fault(file: BinaryIO) -> str | None:
         return _CUT_OFF if 8 + int.from_bytes(start[4:8], "little") > size + 1 else None
     if start[:4] == _EBML:
         return _matroska_fault(file, size)
-    return _boxes_fault(file, size) if start[4:8] in _BOXES else None
+    return _boxes_fault(file, size) if start[4:8] in BOXES else None
 
 
 def _boxes_fault(file: BinaryIO, size: int) -> str | None:
@@ -80,6 +81,23 @@ def _elements_fault(file: BinaryIO, end: int, known: tuple[bytes, ...]) -> str |
             return fault
         file.seek(after)
     return None
+
+
+def elements(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each element of Matroska between two places, and where its content begins and ends.
+
+    One of unknown length goes on to the end.
+    """
+    while start < stop:
+        file.seek(start)
+        first = file.read(1)
+        name = first + file.read(8 - first[0].bit_length()) if first and first[0] else b""
+        if not name:
+            return
+        length = _length(file)
+        begins = file.tell()
+        start = stop if length is None else min(begins + length, stop)
+        yield name, begins, start
 
 
 def _length(file: BinaryIO) -> int | None:

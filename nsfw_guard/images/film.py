@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ImageError, why
 from .containers import container_fault
 from .film_alpha import Decoder, limits, visible
+from .film_cropped import Crop, crops_of
 from .film_turned import as_displayed
 from .settings import DecodeSettings
 
@@ -57,8 +58,8 @@ class Film:
 
         Yields:
             The index, and the looks ``[3, H, W]``, uint8: one of an opaque frame; of others the colours alone, over
-            white and over black. One that is to be turned by less than a quarter comes in each way in which players
-            do it.
+            white and over black. A part to which the container crops it comes as well, and one that is to be turned
+            by less than a quarter comes in each way in which players do it.
         """
         return self._frames
 
@@ -82,6 +83,8 @@ class FilmReader:
     def __init__(self, data: bytes, settings: DecodeSettings, *, name: str) -> None:
         self.warnings: list[str] = []
         self.count = count_frames(data, settings, name=name, warnings=self.warnings)
+        with _reading(name):
+            self._crops = crops_of(io.BytesIO(data))
         self._data, self._settings, self._name = data, settings, name
         self._frames: Iterator[tuple[int, int, Any]] = iter(())
         self._next = self.count
@@ -100,7 +103,7 @@ class FilmReader:
             for number, _, frame in self._frames:
                 self._next = number + 1
                 if number == index:
-                    looks = _taken(frame, 1, self._settings, self._name)
+                    looks = _taken(frame, 1, self._settings, self._name, self._crops)
                     if self._next == self.count and next(self._frames, None) is not None:
                         break
                     return looks
@@ -166,9 +169,11 @@ def open_film(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Film:
     Raises:
         ImageError: It is broken, cut off, over a limit, or holds no frame.
     """
+    with _reading(name):
+        crops = crops_of(file)
     container = _opened(file, settings, name)
     warnings: list[str] = []
-    frames = _frames(container, settings, name, warnings)
+    frames = _frames(container, settings, name, warnings, crops)
     first = next(frames, None)
     if first is None:
         raise ImageError(f"{name} is a video without frames.")
@@ -254,7 +259,9 @@ def _in_order(container: Any, settings: DecodeSettings, name: str) -> Iterator[t
             index += 1
 
 
-def _frames(container: Any, settings: DecodeSettings, name: str, warnings: list[str]) -> Iterator[tuple[int, Looks]]:
+def _frames(
+    container: Any, settings: DecodeSettings, name: str, warnings: list[str], crops: list[Crop]
+) -> Iterator[tuple[int, Looks]]:
     """Yield the frames that are to be looked at, and their indices; the last one of a stream is always one of them."""
     seen: Counter[int] = Counter()
     held: dict[int, tuple[int, Any]] = {}
@@ -266,12 +273,12 @@ def _frames(container: Any, settings: DecodeSettings, name: str, warnings: list[
             if seen[stream] % settings.every == 0:
                 taken += 1
                 held.pop(stream)
-                yield index, _taken(frame, taken, settings, name)
+                yield index, _taken(frame, taken, settings, name, crops)
             seen[stream] += 1
         _warn_of_subtitles(container, warnings)  # some containers tell of a stream where it begins
         for last in sorted(held.values(), key=lambda pair: pair[0]):
             taken += 1
-            yield last[0], _taken(last[1], taken, settings, name)
+            yield last[0], _taken(last[1], taken, settings, name, crops)
         for stream in container.streams.video:
             expected = stream.frames if container.format.name.startswith(_COUNTED) else 1
             if seen[stream.index] < max(expected, 1):
@@ -281,7 +288,7 @@ def _frames(container: Any, settings: DecodeSettings, name: str, warnings: list[
                 )
 
 
-def _taken(frame: Any, taken: int, settings: DecodeSettings, name: str) -> Looks:
+def _taken(frame: Any, taken: int, settings: DecodeSettings, name: str, crops: Sequence[Crop] = ()) -> Looks:
     """Return the looks of a frame; see ``Film.frames``."""
     if settings.max_frames is not None and taken > settings.max_frames:
         raise ImageError(f"{name} has more than {settings.max_frames} frames to be looked at, which is the limit.")
@@ -289,7 +296,8 @@ def _taken(frame: Any, taken: int, settings: DecodeSettings, name: str) -> Looks
     return tuple(
         torch.from_numpy(np.ascontiguousarray(shown)).movedim(-1, 0)
         for array in visible(frame)
-        for shown in as_displayed(frame, array)
+        for part in (array, *(array[crop.of(frame.width, frame.height)] for crop in crops))
+        for shown in as_displayed(frame, part)
     )
 
 

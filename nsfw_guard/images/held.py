@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import one_line
-from .inside import inside
+from .inside import Inner, inside
 from .settings import DecodeSettings
 from .sniff import frame_count, open_picture
 
@@ -52,6 +52,7 @@ class Held:
         self.films: list[bytes] = []
         self.holds_sequence = False
         self._beside: list[tuple[Any, int]] = []
+        kept = 0
         for inner in inside(data, picture, settings, name=name):
             if inner.film is not None:
                 self.films.append(inner.film)
@@ -60,7 +61,10 @@ class Held:
             else:
                 count = frame_count(opened)
                 self.holds_sequence |= count > 1
-                self._beside += [(opened, frame) for frame in range(count)]
+                kept += opened.width * opened.height
+                # Small files may hold much: what is too much to be kept is decoded again when it is looked at.
+                one = inner if count == 1 and kept > _AHEAD else opened
+                self._beside += [(one, frame) for frame in range(count)]
 
     def __len__(self) -> int:
         return self.frames + len(self._beside)
@@ -69,6 +73,8 @@ class Held:
         """Return a frame, or behind them what is beside them in the file; as it is stored, not turned by its EXIF."""
         if index >= self.frames:
             beside, frame = self._beside[index - self.frames]
+            if isinstance(beside, Inner):
+                return beside.open()  # type: ignore[return-value]
             if frame:
                 beside.seek(frame)
                 return beside.copy()  # type: ignore[no-any-return]

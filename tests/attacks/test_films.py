@@ -144,3 +144,49 @@ def test_subtitles_that_are_pictures_are_warned_of():
     for text in (b"S_TEXT/UTF8", b"S_TEXT/ASS"):
         assert looks(with_subtitles(data, text))[1] == []
     assert looks(data)[1] == FilmReader(data, DecodeSettings(), name="x").warnings == []
+
+
+def large(name):
+    """A shape in the top left corner of much else."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((1024, 1024), Image.Resampling.NEAREST)
+    picture.paste(shape(name), (0, 0))
+    return picture
+
+
+def with_aperture(data):
+    """Put a clean aperture into an MP4's only description of samples: 128x128 in the top left corner."""
+    middle = (128 - 1024) // 2
+    added = struct.pack(">I4s8i", 40, b"clap", 128, 1, 128, 1, middle, 1, middle, 1)
+    data, at = bytearray(data), 0
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"mp4v"):
+        at = data.index(kind, at) - 4
+        size = struct.unpack(">I", data[at : at + 4])[0]
+        data[at : at + 4] = struct.pack(">I", size + len(added))
+    return bytes(data[: at + size]) + added + bytes(data[at + size :])
+
+
+def with_cropping(data):
+    """Make a Matroska's only track cropped; the rest of its tracks is kept."""
+    at = data.rindex(bytes.fromhex("1654ae6b")) + 4
+    cuts = element("54dd", struct.pack(">H", 1024 - 128)) + element("54aa", struct.pack(">H", 1024 - 128))
+    video = element("e0", element("b0", struct.pack(">H", 1024)) + element("ba", struct.pack(">H", 1024)) + cuts)
+    track = b"".join(
+        element(name, content)
+        for name, content in (("d7", b"\1"), ("73c5", b"\1"), ("83", b"\1"), ("86", b"V_MPEG4/ISO/ASP"))
+    )
+    extra = 8 - data[at].bit_length()
+    size = int.from_bytes(data[at : at + 1 + extra], "big") & ((1 << 7 * (extra + 1)) - 1)
+    whole = element("1654ae6b", element("ae", track + video))
+    return data[: at - 4] + whole + data[at + 1 + extra + size :]
+
+
+def test_what_a_container_crops_its_frames_to_is_looked_at(demo):
+    for name in ("triangle", "circle"):
+        picture = large(name)
+        for data in (with_aperture(film(picture)), with_cropping(streamed(picture))):
+            shown, _ = looks(data)
+            assert [one.size for one in shown] == [(1024, 1024), (128, 128)] * 3
+            assert flagged(demo, data) == (name == "triangle")
+            reader = FilmReader(data, DecodeSettings(), name="x")
+            assert [look.shape[-1] for look in reader.looks(0)] == [1024, 128]
