@@ -78,7 +78,7 @@ class Held:
         # Layers are no frames: of those the composite is looked at.
         position = self._picture.tell() if self._picture.format != "PSD" else 0
         try:
-            self._data = _file_of(self._picture) if data is None else data
+            self._data = file_of(self._picture) if data is None else data
             self._twin = self._data is None and _decoder_lives(self._picture)
             count = self._count()
         except Exception as error:
@@ -149,7 +149,7 @@ def _may_have_several(picture: Any) -> bool:
     return own > 1 if isinstance(own, int) else hasattr(type(picture), "n_frames")
 
 
-def _file_of(picture: Any) -> bytes | None:
+def file_of(picture: Any) -> bytes | None:
     """The encoded file that a picture reads from; ``None`` if it is closed."""
     for name in ("fp", "_fp"):
         file = vars(picture).get(name)

@@ -13,7 +13,8 @@ from ..errors import ImageError
 from ..images.color import coding_of, profile_of
 from ..images.film import Film, is_film, open_film
 from ..images.looks import Colors, looks_at
-from ..images.pictures import ORIENTATION, Picture, upright
+from ..images.orientation import ORIENTATION
+from ..images.pictures import Picture, ways_up
 from ..images.settings import DecodeSettings
 from ..images.sniff import HEAD, open_picture, reading, sniff
 
@@ -147,7 +148,7 @@ def _scaled(
     with reading(name, "decoded"):
         picture.draft(None, (edge, edge))
         picture.load()
-        looks = looks_at(upright(picture), name, colors)
+        looks = [look for turned in ways_up(picture) for look in looks_at(turned, name, colors)]
         turned = picture.getexif().get(ORIENTATION) in _TURNED
     return looks, (height, width) if turned else (width, height)
 

@@ -7,6 +7,7 @@ only unusual.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from profiles import ADOBE, chrm, gama, gamma_curve, gray_profile, iccp, matrix_profile, with_chunks
+from profiles import ADOBE, chrm, gama, gamma_curve, gray_profile, iccp, matrix_profile, table_curve, with_chunks
 
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import to_picture
@@ -409,4 +410,79 @@ def _like_a_film(jpeg: bytes) -> bytes:
     return bytes(data)
 
 
-CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE]
+def _xmp(value: int) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{value}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def _exif(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def _exif_of_type_long(value: int) -> bytes:
+    """An orientation in four bytes, which some viewers ignore."""
+    entry = struct.pack("<HHII", 0x0112, 4, 1, value)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+ORIENTATION = [
+    *(
+        Case(
+            "orientation",
+            f"{kind}: EXIF says {value}, and not every viewer turns it",
+            lambda name, kind=kind, value=value: encode(
+                shape(name), kind, exif=_exif(value), **({"lossless": True} if kind == "WEBP" else {})
+            ),
+            True,
+        )
+        for kind in ("WEBP", "PNG")
+        for value in (3, 6)
+    ),
+    *(
+        Case(
+            "orientation",
+            f"{kind}: XMP says 3",
+            lambda name, kind=kind: encode(shape(name), kind, xmp=_xmp(3)),
+            True,
+        )
+        for kind in ("JPEG", "WEBP")
+    ),
+    Case(
+        "orientation",
+        "JPEG: an orientation of another type",
+        lambda name: encode(shape(name), "JPEG", exif=_exif_of_type_long(3)),
+        True,
+    ),
+]
+MORE = [
+    Case("alpha", "masked array of four channels", lambda name: _masked_rgba(name)),
+    Case("alpha", "PIL RGBX, whose fourth byte has the shape", lambda name: _rgbx(name)),
+    Case("colour", "a curve that brings out 15 levels", lambda name: _emerging(name), True),
+]
+
+
+def _masked_rgba(name: str) -> Any:
+    mask = np.zeros((128, 128, 4), bool)
+    mask[0, 0] = True
+    return np.ma.MaskedArray(np.asarray(only_alpha(name, 255)), mask=mask)
+
+
+def _rgbx(name: str) -> Image.Image:
+    return Image.frombytes("RGBX", (128, 128), only_alpha(name, 255).tobytes())
+
+
+def _emerging(name: str) -> bytes:
+    """Two neighbouring levels, which a curve shows 15 levels apart."""
+    curve = np.linspace(0, 1, 256) ** 2.2
+    curve[:230] *= (215 / 229) ** 2.2
+    levels = 230 - (np.asarray(silhouette(name)) > 127).astype(np.uint8)
+    picture = Image.fromarray(levels).convert("RGB")
+    return encode(picture, "PNG", icc_profile=matrix_profile(curve=table_curve(curve)))
+
+
+CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *ORIENTATION, *MORE]
