@@ -263,7 +263,7 @@ def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict
     (verdict,) = guard.check(data)
     if target is not None:
         if verdict.flagged:
-            data = redact_file(guard, data, format_of(target.name), reason=verdict.reason)
+            data = redact_file(data, format_of(target.name), guard.redaction, guard.passes, reason=verdict.reason)
         part = target.with_name(f".{target.name}.part")
         part.write_bytes(data)
         part.replace(target)

@@ -10,12 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from .guard import NsfwGuard
 from .images import read_images
 from .images.held import file_of
 from .images.pictures import WRITTEN
 from .images.sniff import REFUSED
-from .redact import Redacted, Redaction, candidates, is_filled_unseen, most_detailed
+from .redact import Judge, Redacted, Redaction, candidates, is_filled_unseen, most_detailed
 
 logger = logging.getLogger(__name__)
 
@@ -27,31 +26,33 @@ def format_of(name: str) -> str:
     return kind if kind in Image.SAVE and kind in Image.OPEN and kind not in REFUSED else "PNG"
 
 
-def redact_file(guard: NsfwGuard, data: bytes, kind: str, *, reason: str | None = None) -> bytes:
+def redact_file(
+    data: bytes, kind: str, redaction: Redaction, judge: Judge | None = None, *, reason: str | None = None
+) -> bytes:
     """Return the file of a redacted picture, of which nothing of the original but what is shown is left.
 
     Args:
-        guard: Its redaction counts; with ``Redaction.verify`` it looks at the very file that is returned.
         data: The file of a flagged picture.
         kind: The format to write.
+        redaction: How, at most.
+        judge: Looks at the very file that is returned; ``None``: nobody does.
         reason: Why it was flagged; see ``Verdict``.
 
     Raises:
         ImageError: The picture cannot be decoded.
     """
     batch = read_images(data)
-    redaction = guard.redaction
     written = b""
 
     def passes(step: Redaction) -> bool:
         nonlocal written
         written = _encode(batch.replace(Redacted(batch, {0: step})), kind)
-        return not step.verify or all(guard.passes(read_images(written)))
+        return judge is None or not step.verify or all(judge(read_images(written)))
 
     steps = candidates(redaction, *next(batch.frames(0)).shape[-2:])
     if is_filled_unseen(reason, redaction):
         steps = [replace(redaction, kind="fill", image=None, verify=False)]
-    elif not redaction.verify:
+    elif judge is None or not redaction.verify:
         steps = [redaction]
     most_detailed(steps, passes)
     return written

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_file, sync_folder
-from ..guard import NsfwGuard
 from ..images.sniff import HEAD
+from ..redact import Judge, Redaction
 from ..saving import format_of, redact_file
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
@@ -43,7 +43,8 @@ class Actions:
         folder: Where to; a file keeps its place below its source.
         sources: Of the scan.
         out: The scan's folder; ``actions.jsonl`` in it says what went where, before it goes.
-        guard: For ``"redact"``: its redaction counts, and it looks at what is written.
+        redaction: How, for ``"redact"``.
+        judge: Looks at what is written then; ``None``: nobody does.
         dry_run: Only say what would be done.
 
     Attributes:
@@ -64,11 +65,12 @@ class Actions:
         sources: Sources,
         given: list[str],
         out: Path,
-        guard: NsfwGuard,
+        redaction: Redaction,
+        judge: Judge | None = None,
         dry_run: bool = False,
     ) -> None:
         self.kind, self.folder = kind, Path(os.path.abspath(folder))
-        self._sources, self._guard, self._dry_run = sources, guard, dry_run
+        self._sources, self._redaction, self._judge, self._dry_run = sources, redaction, judge, dry_run
         self._log = out / LOG
         self._turn = threading.Lock()
         self.done = 0
@@ -77,7 +79,7 @@ class Actions:
         for source in given:
             if lies_in(folder, source):
                 raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
-        if kind == "redact" and guard.redaction.kind == "none":
+        if kind == "redact" and redaction.kind == "none":
             raise SettingError(
                 "--redact-to with --redaction none would copy what is flagged; choose another redaction."
             )
@@ -183,7 +185,7 @@ class Actions:
         if looks_like_video(data[:HEAD], entry.path):
             raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
         # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
-        written = redact_file(self._guard, data, format_of(name), reason=reason)
+        written = redact_file(data, format_of(name), self._redaction, self._judge, reason=reason)
         with temporary.open("wb") as file:
             file.write(written)
             sync_file(file)

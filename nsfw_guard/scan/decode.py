@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -33,7 +33,12 @@ class Decoded:
     """
 
     def __init__(
-        self, kind: str, width: int, height: int, frames: Iterator[tuple[int, Tensor]], warnings: list[str]
+        self,
+        kind: str,
+        width: int,
+        height: int,
+        frames: Iterator[tuple[int, Tensor]],
+        warnings: Sequence[str] = (),
     ) -> None:
         self.warnings = warnings
         self.kind = kind
@@ -90,7 +95,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, *, name: str) -> Decoded:
 
 
 def _film(film: Film) -> Decoded:
-    return Decoded("video", film.width, film.height, _looks(film, 0), [])
+    return Decoded("video", film.width, film.height, _looks(film, 0))
 
 
 def _looks(film: Film, first: int) -> Iterator[tuple[int, Tensor]]:
