@@ -24,6 +24,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from diffusers.image_processor import VaeImageProcessor
+from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
+from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
+from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
+from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from outputs import EVERYBODY, NOBODY, UNVERIFIED
 from PIL import Image
 from pipelines import hand, images, slots, videos
@@ -31,10 +35,6 @@ from transformers import CLIPImageProcessor
 
 from nsfw_guard import GuardError, ImageError, NsfwGuard, Policy, Redaction, SettingError
 from nsfw_guard.demo.shapes import draw
-from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
-from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
-from nsfw_guard.integrations.diffusers_pipeline.record import Record, recording
-from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from nsfw_guard.redact import redact
 
 CPU = torch.device("cpu")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers.utils import BaseOutput
-from outputs import EVERYBODY, NOBODY
-from PIL import Image
-
-from nsfw_guard import ImageError, Level, NsfwGuard, Redaction, Verdict
-from nsfw_guard.demo.shapes import draw
 from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
 from nsfw_guard.integrations.diffusers_pipeline.finished import check_any
 from nsfw_guard.integrations.diffusers_pipeline.pipeline import finish, look
 from nsfw_guard.integrations.diffusers_pipeline.record import Passed, Record, merged, worst
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
+from outputs import EVERYBODY, NOBODY
+from PIL import Image
+
+from nsfw_guard import ImageError, Level, NsfwGuard, Redaction, Verdict
+from nsfw_guard.demo.shapes import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from nsfw_guard import ImageError, Level, NsfwGuard, Policy, Redaction, Verdict
-from nsfw_guard.demo.shapes import draw
 from nsfw_guard.integrations.diffusers_pipeline.clips import CHUNK, check_clip
 from nsfw_guard.integrations.diffusers_pipeline.finished import check_any
 from nsfw_guard.integrations.diffusers_pipeline.record import Record
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
+from PIL import Image
+
+from nsfw_guard import ImageError, Level, NsfwGuard, Policy, Redaction, Verdict
+from nsfw_guard.demo.shapes import draw
 from nsfw_guard.redact import candidates, redact
 
 SAFE = draw("circle", "red", "white", height=64, width=64)

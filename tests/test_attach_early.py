@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from diffusers.callbacks import PipelineCallback, SDCFGCutoffCallback
+from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
+from nsfw_guard.integrations.diffusers_pipeline.preview import _decode, _fit, _grid, predicted_original, preview_of
 from outputs import NOBODY, identical
 from pipelines import hand, images, slots, videos
 
 from nsfw_guard import NsfwGuard, Policy, SettingError
 from nsfw_guard.demo.generate import GUIDANCE, load_pipeline
-from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach
-from nsfw_guard.integrations.diffusers_pipeline.preview import _decode, _fit, _grid, predicted_original, preview_of
 
 UNSAFE, SAFE = "a red triangle on a blue background", "a large green circle on a white background"
 

@@ -9,12 +9,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from nsfw_guard.integrations import diffusers_pipeline
+from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach, is_guarded
 from PIL import Image
 from pipelines import modular
 
 from nsfw_guard import NsfwGuard, Policy, SettingError
-from nsfw_guard.integrations import diffusers_pipeline
-from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach, is_guarded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,16 +14,16 @@ import numpy as np
 import pipelines
 import pytest
 import torch
+from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
+from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
+from nsfw_guard.integrations.diffusers_pipeline.record import Record
+from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from outputs import EVERYBODY, NOBODY, UNVERIFIED, between, identical, pixels, scores_of
 from pipelines import images, slots, videos
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from nsfw_guard import NsfwGuard, Redaction
 from nsfw_guard.demo.shapes import draw
-from nsfw_guard.integrations.diffusers_pipeline import attach, detach, is_guarded
-from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
-from nsfw_guard.integrations.diffusers_pipeline.record import Record
-from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from nsfw_guard.redact import redact
 
 PROMPTS = ["a cat", "two dogs", "zebras"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from nsfw_guard.integrations.diffusers_pipeline import attach, is_guarded, table
 from outputs import NOBODY, UNVERIFIED, identical, pixels
 from PIL import Image
 from pipelines import hand, images, modular, slots, videos
 from pipelines.case import Case
 
 from nsfw_guard import NsfwGuard, Policy
-from nsfw_guard.integrations.diffusers_pipeline import attach, is_guarded, table
 from nsfw_guard.redact import redact
 
 CASES = {**slots.CASES, **images.CASES, **hand.CASES, **videos.CASES, **modular.CASES}

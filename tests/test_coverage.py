@@ -10,10 +10,10 @@ from pathlib import Path
 
 import diffusers
 import pytest
+from nsfw_guard.integrations.diffusers_pipeline import coverage, table
 from typer.testing import CliRunner
 
 from nsfw_guard import cli
-from nsfw_guard.integrations.diffusers_pipeline import coverage, table
 
 INSTALLED = coverage.installed_pipelines()
 source_of = functools.cache(inspect.getsource)  # which parses the whole file each time

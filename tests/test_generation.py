@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AnimateDiffPipeline, DDPMPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from generations import CIRCLE, HEART, ROWS, SHORT, TRIANGLE, actions, chunks, logged, pictures, pixels, verdict_in
+from nsfw_guard.integrations.diffusers_pipeline import attach, detach
 from PIL import Image
 
 from nsfw_guard import NsfwGuard, Policy, Redaction, SettingError
@@ -22,7 +23,6 @@ from nsfw_guard.generation import run as run_module
 from nsfw_guard.generation.entries import pixels_sha256
 from nsfw_guard.generation.metadata import COMPOSITE, GENERATED, encode_png
 from nsfw_guard.generation.settings import OnFlag, seed_of_attempt
-from nsfw_guard.integrations.diffusers_pipeline import attach, detach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from generations import CIRCLE, SHORT, TRIANGLE, actions, chunks, logged, pictures, pixels, verdict_in
+from nsfw_guard.integrations.diffusers_pipeline import attach
 from PIL import Image
 
 from nsfw_guard import ImageError, NsfwGuard, Redaction, SettingError
@@ -16,7 +17,6 @@ from nsfw_guard.demo.generate import load_pipeline
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.generation import GuardedFolder
 from nsfw_guard.images.looks import looks_at
-from nsfw_guard.integrations.diffusers_pipeline import attach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

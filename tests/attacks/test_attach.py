@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach
 from outputs import identical
 from PIL import Image
 from pipelines import images, slots, videos
@@ -22,7 +23,6 @@ from pipelines import images, slots, videos
 from nsfw_guard import Redaction
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import read_images, to_picture
-from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
