@@ -33,7 +33,7 @@ def layered_bmp(data: bytes, picture: Image.Image) -> Image.Image | None:
     if bits not in (16, 32) or compression not in (_RGB, _FIELDS):
         return None
     mask = _alpha_mask(data, size, bits, compression)
-    start = int.from_bytes(data[10:14], "little") or 14 + size
+    start = int.from_bytes(data[10:14], "little") or 14 + size + (12 if size == 40 and compression == _FIELDS else 0)
     row = (width * bits + 31) // 32 * (32 // bits)
     count = row * abs(height)
     if not mask or start + count * bits // 8 > len(data):
@@ -66,7 +66,7 @@ def _or(values: tuple[int, ...]) -> int:
 
 
 def _of_runs(data: bytes, size: int, shape: tuple[int, int], bits: int) -> Image.Image | None:
-    """Decode run lengths; ``None``: they leave nothing out. (Windows' documentation, "Bitmap Compression".)"""
+    """Decode run lengths, as Windows' documentation on bitmap compression has them; ``None``: all is painted."""
     width, height = shape
     if width < 1 or height < 1:
         return None

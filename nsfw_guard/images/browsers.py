@@ -70,4 +70,4 @@ def may_differ(picture: Any) -> bool:
     info = picture.info
     if picture.format == "PNG":
         return any(key in info for key in ("transparency", "loop", "bbox"))
-    return picture.format == "GIF" or (picture.format == "BMP" and picture.mode != "RGBA")
+    return bool(picture.format == "GIF" or (picture.format == "BMP" and picture.mode != "RGBA"))

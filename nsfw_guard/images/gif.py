@@ -41,7 +41,9 @@ def read_gif(data: bytes, max_pixels: int, name: str) -> Animation:
         elif data[at] == 0x2C and at + 10 <= len(data):
             left, top, wide, high, flags = _IMAGE.unpack_from(data, at + 1)
             if wide * high > max_pixels:
-                raise ImageError(f"{name} has a frame of {wide}x{high}, more than {max_pixels} pixels.")
+                raise ImageError(
+                    f"{name} cannot be decoded: a frame of {wide}x{high} is more than {max_pixels} pixels."
+                )
             own, start = _table(data, at + 10, flags)
             at = _behind_blocks(data, start + 1)
             alone = partial(_decode, data, (wide, high), own or table, control, flags & 0x40, (start, at))
@@ -57,9 +59,8 @@ def read_gif(data: bytes, max_pixels: int, name: str) -> Animation:
     first = parts[0].box
     size = (max(width, first[2]), max(height, first[3]))
     as_pillow &= first == (0, 0, *size) and all(part.disposal is Disposal.KEEP for part in parts[:-1])
-    return Animation(
-        size, parts, as_pillow and all(part.box[2] <= size[0] and part.box[3] <= size[1] for part in parts)
-    )
+    as_pillow &= all(part.box[2] <= size[0] and part.box[3] <= size[1] for part in parts)
+    return Animation(size, parts, as_pillow)
 
 
 def _table(data: bytes, at: int, flags: int) -> tuple[bytes, int]:

@@ -51,7 +51,7 @@ def read_png(data: bytes, name: str) -> Animation:
     _refuse_repeated(data, chunks, name)
     found = {chunk.kind: data[chunk.start : chunk.end] for chunk in chunks if chunk.kind in _ONCE}
     if len(found.get(b"IHDR", b"")) != _HEADER.size:
-        raise ImageError(f"{name} has no whole header; expected a PNG.")
+        raise ImageError(f"{name} cannot be decoded: it has no whole header.")
     width, height, depth, color, *_ = _HEADER.unpack(found[b"IHDR"])
     still = [(chunk.start, chunk.end) for chunk in chunks if chunk.kind == b"IDAT"]
     key = _key(found.get(b"tRNS", b""), depth, color)
@@ -65,7 +65,7 @@ def read_png(data: bytes, name: str) -> Animation:
     whole = (0, width, height, 0, 0, 0, 0, 0, 0)
     if b"acTL" not in found:
         if any(chunk.kind in _ANIMATED for chunk in chunks):
-            raise ImageError(f"{name} has frames, and does not say that it is animated: viewers show different ones.")
+            raise ImageError(f"{name} cannot be decoded: it has frames, but no acTL. Viewers differ in what they show.")
         return Animation((width, height), [part(_Frame(whole, still))], not misread)
     frames, hidden = _frames(data, chunks, name)
     _refuse_contradictions(frames, found[b"acTL"], (width, height), hidden, name)
@@ -89,12 +89,12 @@ def _refuse_repeated(data: bytes, chunks: list[_Chunk], name: str) -> None:
     for kind, start, end in chunks:
         if kind in _ONCE and (kind in seen or b"IDAT" in seen):
             raise ImageError(
-                f"{name} has {kind.decode()} twice or behind its pixels: viewers show different pictures of it."
+                f"{name} cannot be decoded: {kind.decode()} is there twice, or behind its pixels. "
+                "Viewers differ in what they show."
             )
-        if kind in (*_ONCE, b"fcTL") and zlib.crc32(data[start - 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            raise ImageError(f"{name} is broken: its {kind.decode()} has a wrong checksum.")
+        checksum = int.from_bytes(data[end : end + 4], "big")
+        if kind in (*_ONCE, b"fcTL") and zlib.crc32(data[start - 4 : end]) != checksum:
+            raise ImageError(f"{name} cannot be decoded: its {kind.decode()} has a wrong checksum.")
         seen.add(kind)
 
 
@@ -122,19 +122,25 @@ def _frames(data: bytes, chunks: list[_Chunk], name: str) -> tuple[list[_Frame],
             if not wrong and not hidden:
                 frames[0].spans.append((start, end))
         if wrong:
-            raise ImageError(f"{name} has frames out of order: viewers show different pictures of it.")
+            raise ImageError(
+                f"{name} cannot be decoded: its frames are out of order. Viewers differ in what they show."
+            )
         before = kind
     return frames, hidden
 
 
 def _refuse_contradictions(frames: list[_Frame], said: bytes, size: tuple[int, int], hidden: bool, name: str) -> None:
     if len(said) != 8 or int.from_bytes(said[:4], "big") != len(frames) or not all(frame.spans for frame in frames):
-        raise ImageError(f"{name} says that it has other frames than it has: viewers show different ones.")
+        raise ImageError(
+            f"{name} cannot be decoded: it has other frames than its acTL says. Viewers differ in what they show."
+        )
     for index, (_, wide, high, left, top, _, _, disposal, blend) in enumerate(frame.control for frame in frames):
         inside = wide and high and left + wide <= size[0] and top + high <= size[1]
         first = index == 0 and not hidden
         if not inside or disposal > 2 or blend > 1 or (first and (wide, high, left, top) != (*size, 0, 0)):
-            raise ImageError(f"{name} has frame {index} where none can be: viewers show different pictures of it.")
+            raise ImageError(
+                f"{name} cannot be decoded: frame {index} has a wrong place. Viewers differ in what they show."
+            )
 
 
 def _key(said: bytes, depth: int, color: int) -> tuple[int, ...] | None:
