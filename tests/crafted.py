@@ -196,6 +196,11 @@ def bmp_runs(name, bits):
     return bmp(bits, 1 if bits == 8 else 2, data[:-2] + b"\0\1", table=b"\xff\xff\xff\0" * 2)
 
 
+def icon_of(png):
+    """An icon of one PNG."""
+    return struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", EDGE, EDGE, 0, 0, 1, 32, len(png), 22) + png
+
+
 def icon(count, *, overlapping=False):
     """An icon of so many small circles."""
     file = io.BytesIO()

@@ -69,6 +69,11 @@ def windows_icons(data: bytes, most: int = 64) -> list[Icon]:
     return [icon for *_, icon in sorted(found, key=lambda one: one[:2], reverse=True)]
 
 
+def alone_in(icon: Icon) -> bytes:
+    """Return the picture of an ICO or CUR as it stands there: a PNG, or a bitmap without its file's header."""
+    return icon.data[_DIRECTORY.size + _ENTRY.size :]
+
+
 def _body(body: bytes) -> tuple[bytes, int]:
     """Return a picture so that Pillow shows it as people see it, and the bits by which that takes its alpha."""
     if body.startswith(_PNG) or len(body) < 40:

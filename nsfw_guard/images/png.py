@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import ImageError
 from .canvas import Animation, Disposal, Part
 
-_MAGIC = b"\x89PNG\r\n\x1a\n"
+MAGIC = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">IIBBBBB")
 _CONTROL = struct.Struct(">IIIIIHHBB")
 _GRAY, _COLORS, _PALETTE = 0, 2, 3
@@ -75,7 +75,7 @@ def read_png(data: bytes, name: str) -> Animation:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    at = len(_MAGIC)
+    at = len(MAGIC)
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         yield _Chunk(kind, at + 8, at + 8 + length)
@@ -170,7 +170,7 @@ def _decode(
     chunks = [(b"IHDR", struct.pack(">II", *size) + found[b"IHDR"][8:])]
     chunks += [(kind, found[kind]) for kind in (b"PLTE", b"tRNS") if kind in found and color == _PALETTE]
     chunks += [(b"IDAT", data[start:end]) for start, end in spans] + [(b"IEND", b"")]
-    file = _MAGIC + b"".join(
+    file = MAGIC + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
     picture = Image.open(io.BytesIO(file), formats=["PNG"])

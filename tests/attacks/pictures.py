@@ -428,6 +428,12 @@ FORMATS = [
     ),
     Case("formats", "PNG, gray of 16 bits with a transparent level", lambda name: crafted.wide_key(name, 0), True),
     Case("formats", "PNG, 16 bits per colour with a transparent colour", lambda name: crafted.wide_key(name, 2), True),
+    Case(
+        "formats",
+        "ICO of a PNG, 16 bits per colour with a transparent colour",
+        lambda name: crafted.icon_of(crafted.wide_key(name, 2)),
+        True,
+    ),
     Case("formats", "PNG, a transparent colour of more than 8 bits", crafted.narrow_key, True),
     Case("formats", "PIL I;16 with a transparent level", crafted.opened_wide_key),
     Case(
