@@ -198,12 +198,13 @@ def test_what_a_format_cannot_hold_is_written_as_a_png(tmp_path, name):
         assert written.size == picture.size
 
 
-def test_names_with_brackets_are_shown_as_they_are(tmp_path):
+def test_names_with_brackets_are_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("x[b].png", "[bold]x.png"):
-        to_picture(draw("circle", "red", "white")).save(tmp_path / name)
-        result = run("check", tmp_path / name, "--model", "demo")
+        to_picture(draw("circle", "red", "white")).save(name)
+        result = run("check", name, "--model", "demo")
         assert result.exit_code == 0
-        assert name in re.sub(r"[\s│]", "", result.stdout)
+        assert name in result.stdout
 
 
 def test_cells_color_and_replacement(tmp_path):

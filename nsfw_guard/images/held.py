@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import one_line
+from .browsers import Shown, may_differ
 from .inside import inside
 from .settings import DecodeSettings
 from .sniff import frame_count, open_picture
@@ -57,12 +58,15 @@ class Held:
                 count = frame_count(opened)
                 self.holds_sequence |= count > 1
                 self._beside += [(opened, frame) for frame in range(count)]
+        self._shown = Shown(self._file(data), picture, settings, name)
 
     def __len__(self) -> int:
-        return self.frames + len(self._beside)
+        return self.frames + len(self._beside) + len(self._shown)
 
     def frame(self, index: int) -> Image.Image:
         """Return a frame, or behind them what is beside them in the file; as it is stored, not turned by its EXIF."""
+        if index >= self.frames + len(self._beside):
+            return self._shown.frame(index - self.frames - len(self._beside))
         if index >= self.frames:
             beside, frame = self._beside[index - self.frames]
             if frame:
@@ -73,6 +77,19 @@ class Held:
             self._picture.load()
             return self._picture  # type: ignore[no-any-return]
         return self._twin_frame(index) if self._twin else self._read_frame(index)
+
+    def _file(self, data: bytes | None) -> bytes | None:
+        """The file whose frames count; of a caller's still picture, only if it shows what the object does."""
+        if data is not None or not may_differ(self._picture):
+            return data
+        try:
+            data = file_of(self._picture)
+            if data is None or self.frames > 1:
+                return data
+            stored = open_picture(data, name=self._name)
+            return data if stored.mode == self._picture.mode and stored.tobytes() == self._picture.tobytes() else None
+        except Exception:
+            return None
 
     def _find_others(self, data: bytes | None, warnings: list[str]) -> None:
         # Layers are no frames: of those the composite is looked at.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ImageError
 from .color import Coding, as_shown, differ
+from .keys import alpha_of_key
 
 _OPAQUE = 255
 
@@ -80,7 +81,8 @@ def with_alpha(frame: Image.Image) -> Image.Image:
 def _readings(frame: Image.Image, name: str) -> list[tuple[Tensor, NDArray[Any] | None, Image.Image]]:
     """Return what the numbers of a frame may mean: its colours, its alpha ``[H, W]`` unless opaque, and a picture."""
     if frame.mode.startswith("I"):
-        return [(one, None, Image.fromarray(_levels(one)[0].numpy())) for one in _of_16_bits(frame, name)]
+        alpha = alpha_of_key(frame)
+        return [(one, alpha, Image.fromarray(_levels(one)[0].numpy())) for one in _of_16_bits(frame, name)]
     if not is_layered(frame):
         return [(_pixels(frame), None, frame)]
     stored = frame

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import crafted
 import numpy as np
 import torch
 from PIL import Image
@@ -485,4 +486,57 @@ def _emerging(name: str) -> bytes:
     return encode(picture, "PNG", icc_profile=matrix_profile(curve=table_curve(curve)))
 
 
-CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *ORIENTATION, *MORE]
+FORMATS = [
+    Case("formats", "GIF: what the frames clear is transparent", crafted.gif_cleared, True),
+    Case("formats", "GIF: what no frame paints is transparent", crafted.gif_unpainted, True),
+    Case("formats", "GIF: frames without a disposal stay, whatever an earlier one has", crafted.gif_not_cleared, True),
+    Case("formats", "GIF: what was there before the first frame is transparent", crafted.gif_first_restored, True),
+    Case("formats", "APNG without alpha: what the frames clear is transparent", crafted.apng_cleared, True),
+    Case("formats", "APNG: the still picture is not below the frames", crafted.apng_behind_a_still, True),
+    *(
+        Case(
+            "formats",
+            f"PNG, gray of {depth} bits with a transparent level",
+            lambda name, depth=depth: crafted.gray_key(name, depth),
+            True,
+        )
+        for depth in (2, 4, 8)
+    ),
+    Case("formats", "PNG, gray of 16 bits with a transparent level", lambda name: crafted.wide_key(name, 0), True),
+    Case("formats", "PNG, 16 bits per colour with a transparent colour", lambda name: crafted.wide_key(name, 2), True),
+    Case(
+        "formats",
+        "ICO of a PNG, 16 bits per colour with a transparent colour",
+        lambda name: crafted.icon_of(crafted.wide_key(name, 2)),
+        True,
+    ),
+    Case("formats", "PNG, a transparent colour of more than 8 bits", crafted.narrow_key, True),
+    Case("formats", "PIL I;16 with a transparent level", crafted.opened_wide_key),
+    Case(
+        "formats",
+        "PIL object of a PNG, 16 bits per colour with a transparent colour",
+        lambda name: Image.open(io.BytesIO(crafted.wide_key(name, 2))),
+    ),
+    *(
+        Case(
+            "formats",
+            f"BMP of 32 bits with alpha, header of {header}",
+            lambda name, header=header: crafted.bmp_alpha(name, header),
+            True,
+        )
+        for header in (40, 108, 124)
+    ),
+    Case("formats", "BMP of 32 bits with alpha, from top to bottom", lambda n: crafted.bmp_alpha(n, down=True), True),
+    Case("formats", "BMP of 16 bits with a bit of alpha", crafted.bmp_alpha_bit, True),
+    *(
+        Case(
+            "formats",
+            f"BMP: run lengths of {bits} bits leave the shape out",
+            lambda name, bits=bits: crafted.bmp_runs(name, bits),
+            True,
+        )
+        for bits in (8, 4)
+    ),
+]
+
+CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *ORIENTATION, *MORE, *FORMATS]
