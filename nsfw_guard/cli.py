@@ -97,7 +97,7 @@ def demo(
             path = out / f"{number:02d}.png"
             drawing.after.save(path)
             score = f"{drawing.verdict.score:.4f}"
-            table.add_row(str(path), Text(drawing.prompt), score, _said(drawing.verdict))
+            table.add_row(Text(str(path)), Text(drawing.prompt), score, _said(drawing.verdict))
         sheet = out / "contact_sheet.png"
         contact_sheet(drawings, redaction=guard.redaction.kind).save(sheet)
         _out.print(table)
@@ -155,12 +155,12 @@ def check(
                 verdict = _check_file(guard, path, redact_to)
             except (GuardError, OSError) as error:
                 rows.append({"file": str(path), "error": str(error)})
-                table.add_row(str(path), "", "", "", Text("not checked", style="bold yellow"))
+                table.add_row(Text(str(path)), "", "", "", Text("not checked", style="bold yellow"))
                 _err.print(Text(f"error: {path}: {error}", style="yellow"), soft_wrap=True)
                 continue
             rows.append({"file": str(path), **verdict.to_dict()})
             level = verdict.level.name.lower()
-            table.add_row(str(path), f"{verdict.score:.4f}", f"{verdict.threshold:.2f}", level, _said(verdict))
+            table.add_row(Text(str(path)), f"{verdict.score:.4f}", f"{verdict.threshold:.2f}", level, _said(verdict))
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
@@ -263,7 +263,7 @@ def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict
     (verdict,) = guard.check(data)
     if target is not None:
         if verdict.flagged:
-            data = redact_file(guard, data, format_of(target.name), reason=verdict.reason)
+            data = redact_file(data, format_of(target.name), guard.redaction, guard.passes, reason=verdict.reason)
         part = target.with_name(f".{target.name}.part")
         part.write_bytes(data)
         part.replace(target)

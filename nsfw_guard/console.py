@@ -52,6 +52,8 @@ def redaction_of(kind: str, cells: int, color: str, replacement: Path | None) ->
         raise SettingError("--redaction replace needs a picture: --replacement blocked.png.")
     try:
         red, green, blue, *_ = (level / 255 for level in ImageColor.getrgb(color))
+        if max(red, green, blue) > 1:
+            raise ValueError(color)
     except ValueError as error:
         raise SettingError(f"--color is {color!r}; expected a name such as gray, or #rrggbb.") from error
     return Redaction(kind, cells=cells, color=(red, green, blue), image=replacement)

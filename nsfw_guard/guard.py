@@ -20,7 +20,7 @@ from .images import ImageBatch, read_images
 from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype, parse_runtime
 from .policy import Policy
 from .preprocess import VIEWS, ViewBatch, kernels
-from .redact import Redaction, denormalize_flagged, redact_flagged
+from .redact import Redacted, Redaction, candidates, denormalize_flagged, most_detailed, redact_flagged
 from .verdict import GuardResult, Scores, Verdict
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,10 @@ class NsfwGuard(PreTrainedModel):
         if images is None:
             raise ImageError("No images were given; pass guard(images=...), or call guard.apply(images).")
         span = (-1, 1) if isinstance(images, Tensor) else (0, 1)
-        result = self.apply(read_images(images, value_range=span, clamp=True, alpha=False, written_range=(0, 1)))
+        handed_on = not isinstance(images, Tensor)  # pipelines clamp tensors, and arrays go on as they are
+        result = self.apply(
+            read_images(images, value_range=span, clamp=True, stretch=handed_on, alpha=False, written_range=(0, 1))
+        )
         if self.redaction.kind == "none":
             return denormalize_flagged(images, result.flags), result.flags
         return result.images, result.flags
@@ -205,12 +208,27 @@ class NsfwGuard(PreTrainedModel):
             frames: An array ``[F, H, W, C]``, uint8.
 
         Returns:
-            The frames, the flagged ones redacted.
+            The frames, the flagged ones redacted, all of them alike: so nothing flickers.
 
         Raises:
             ImageError: Frames that cannot be checked.
         """
-        return self.apply(frames).images
+        batch = read_images(frames)
+        verdicts = self.check(batch)
+        flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
+        if not flagged or self.redaction.kind == "none":
+            return frames
+        shown = frames
+
+        def passes(step: Redaction) -> bool:
+            nonlocal shown
+            shown = batch.replace(Redacted(batch, dict.fromkeys(flagged, step)))
+            return all(self.passes(read_images(shown[flagged])))
+
+        most_detailed(
+            candidates(self.redaction, *frames.shape[1:3]) if self.redaction.verify else [self.redaction], passes
+        )
+        return shown
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""

@@ -211,6 +211,13 @@ class ViewBatch:
         self.spec = spec
         self.views = views
 
+    def _plan(self, frames: Frames) -> tuple[View, ...]:
+        """The views of frames; of a smaller drawing, those of what it is of, as far smaller."""
+        size = tuple(frames.data.shape[-2:])
+        full = frames.full or size
+        plan = plan_views(full[0], full[1], self.spec, views=self.views) or ()
+        return plan if full == size else tuple(_scaled(view, full, size) for view in plan)
+
     def load(self, start: int, stop: int) -> tuple[Tensor, Tensor, list[int]]:
         """Make the model input of the frames ``start`` to ``stop``.
 
@@ -223,10 +230,9 @@ class ViewBatch:
         extents: list[Tensor] = []
         counts: list[int] = []
         for looks in self.images.looks(start, stop):
-            rows, columns = looks[0].data.shape[-2:]
-            plan = plan_views(rows, columns, self.spec, views=self.views) or ()
             of_looks: list[Tensor] = []
             for number, frames in enumerate(looks):
+                plan = self._plan(frames)
                 of_views, extent = _prepare(frames, plan, self.spec)
                 of_looks += of_views
                 if number == 0:  # of what is stored
@@ -236,6 +242,14 @@ class ViewBatch:
                 inputs.append(torch.stack(of_looks, 1).flatten(0, 1) if len(of_looks) > 1 else of_looks[0])
         size = self.spec.size
         return _join(inputs) if inputs else extents[0].new_empty(0, 3, size, size), _join(extents), counts
+
+
+def _scaled(view: View, full: tuple[int, ...], size: tuple[int, ...]) -> View:
+    (rows, columns), (height, width) = full, size
+    top, left = round(view.top * height / rows), round(view.left * width / columns)
+    bottom = round((view.top + view.height) * height / rows)
+    right = round((view.left + view.width) * width / columns)
+    return View(top, left, max(1, bottom - top), max(1, right - left), view.own)
 
 
 def _prepare(frames: Frames, plan: tuple[View, ...], spec: PreprocessSpec) -> tuple[list[Tensor], Tensor]:

@@ -68,7 +68,7 @@ class Redaction:
         if not isinstance(self.verify, bool):
             raise SettingError(f"verify is {self.verify!r}; expected True or False.")
         try:
-            color = tuple(float(value) for value in self.color)
+            color = () if isinstance(self.color, str) else tuple(float(value) for value in self.color)
         except (TypeError, ValueError):
             color = ()
         if len(color) != 3 or not all(0 <= value <= 1 for value in color):
@@ -117,7 +117,8 @@ class Redacted(Mapping[int, list[Tensor]]):
         self.chosen = chosen
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        return [redact(frame, self.chosen[index]) for frame in self._images.frames(index)]
+        step = self.chosen[index]
+        return [_settled(redact(frame, step), step) for frame in self._images.frames(index)]
 
     def __contains__(self, index: object) -> bool:
         return index in self.chosen
@@ -263,9 +264,9 @@ class Candidates:
         scale = min(1.0, _CANVAS / min(self._size))
         canvas = tuple(max(1, round(scale * side)) for side in self._size)
         some = zip(self._cells[start:stop], self.steps[start:stop], strict=True)
-        drawn = [_drawn(cells, step, canvas, self._device) for cells, step in some]
+        drawn = [_settled(_drawn(cells, step, canvas, self._device), step) for cells, step in some]
         looks: tuple[Frames, ...] = self._item.seen(drawn, self._of_item)
-        return looks
+        return tuple(look._replace(full=self._size) for look in looks)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: what is drawn is in range."""
@@ -274,6 +275,13 @@ class Candidates:
 @lru_cache(maxsize=16)
 def _warn_of_replacement(redaction: Redaction) -> None:
     logger.warning("The replacement picture is flagged itself, and is not shown: what is flagged is filled instead.")
+
+
+def _settled(pixels: Tensor, redaction: Redaction) -> Tensor:
+    """Bring cells that are verified to 8-bit levels, a little above: rounded or cut, they stay what was looked at."""
+    if not (redaction.verify and redaction.kind in ("blur", "pixelate")):
+        return pixels
+    return pixels.mul(255).round_().add_(0.01).div_(255).clamp_(0, 1)
 
 
 def redact(pixels: Tensor, redaction: Redaction) -> Tensor:

@@ -282,7 +282,7 @@ def test_the_ranges_in_which_a_class_is_read(guard, monkeypatch, bases, changed,
     classify = NsfwGuard.classify
 
     def noting(self, batch, **more):
-        looks.extend(batch.looks(0, 1, 224))
+        looks.extend(batch.looks(0, 1))
         return classify(self, batch, **more)
 
     monkeypatch.setattr(NsfwGuard, "classify", noting)

@@ -166,6 +166,47 @@ def test_nothing_else_of_a_flagged_file_is_written(tmp_path):
     assert written.count(b"\xff\xd8\xff") == 1
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif", "a.avif"])
+@pytest.mark.parametrize("redaction", ["blur", "fill"])
+def test_a_redacted_animation_keeps_its_frames_and_times(tmp_path, name, redaction):
+    frames = [to_picture(draw("triangle", color, "white")) for color in ("red", "green", "blue", "purple")]
+    options = {} if name == "a.tif" else {"duration": [100, 200, 300, 400]}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    with Image.open(tmp_path / name) as given:
+        count = given.n_frames
+    assert count == 4
+    arguments = ("--model", "demo", "--redact-to", tmp_path / "out", "--redaction", redaction)
+    assert run("check", tmp_path / name, *arguments).exit_code == 1
+    with Image.open(tmp_path / "out" / name) as written, Image.open(tmp_path / name) as given:
+        assert written.n_frames == count
+        for index in range(count):
+            written.seek(index)
+            given.seek(index)
+            written.load()
+            given.load()
+            assert written.info.get("duration") == given.info.get("duration")
+
+
+@pytest.mark.parametrize("name", ["a.blp", "a.webp", "a.sgi", "a.pdf"])
+def test_what_a_format_cannot_hold_is_written_as_a_png(tmp_path, name):
+    picture = to_picture(draw("triangle", "red", "white", height=96, width=20000 if name == "a.webp" else 96))
+    picture.save(tmp_path / name, "PNG")
+    result = run("check", tmp_path / name, "--model", "demo", "--redact-to", tmp_path / "out")
+    assert result.exit_code == 1, result.stderr
+    with Image.open(tmp_path / "out" / name) as written:
+        assert written.format in ("PNG", "SGI")
+        assert written.size == picture.size
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x[b].png", "[bold]x.png"):
+        to_picture(draw("circle", "red", "white")).save(name)
+        result = run("check", name, "--model", "demo")
+        assert result.exit_code == 0
+        assert name in result.stdout
+
+
 def test_cells_color_and_replacement(tmp_path):
     (file,) = shapes(tmp_path / "in", ["a.png"])
     demo = (file, "--model", "demo", "--dtype", "float32", "--redact-to")
@@ -208,6 +249,7 @@ def test_a_redacted_picture_is_of_the_format_that_its_name_says(tiny_args, tmp_p
         (["--redaction", "replace"], "--redaction replace needs a picture: --replacement blocked.png"),
         (["--replacement", "nowhere.png"], "nowhere.png cannot be opened"),
         (["--replacement", "nowhere.png", "--redaction", "fill"], "A replacement picture goes with"),
+        (["--color", "rgb(300,0,0)"], r"--color is 'rgb(300,0,0)'; expected a name such as gray, or #rrggbb"),
         (["--color", "redd"], "--color is 'redd'; expected a name such as gray, or #rrggbb"),
         (["--cells", "0"], "cells is 0; expected a whole number"),
         (["--dtype", "int8"], "dtype is 'int8'"),

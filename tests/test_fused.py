@@ -15,10 +15,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from nsfw_guard import ModelCard, Policy, PreprocessSpec, Redaction, preprocess, redact
+from nsfw_guard import ModelCard, Policy, PreprocessSpec, Redaction, drawing, preprocess
 from nsfw_guard.classifier import Classifier
-from nsfw_guard.images import batch as images_module
 from nsfw_guard.images import read_images
+from nsfw_guard.images import stack as images_module
 from nsfw_guard.preprocess import ViewBatch, kernels
 from nsfw_guard.redact import redact_flagged
 
@@ -136,7 +136,7 @@ def test_the_host_waits_once(monkeypatch, kind, dtype, size):
         return [0.5] * tensor.numel()
 
     monkeypatch.setattr(FakeTensor, "tolist", read)
-    for module in (preprocess, redact, images_module):
+    for module in (preprocess, drawing, images_module):
         monkeypatch.setattr(module, "constant", constant)
     monkeypatch.setattr(preprocess, "kernels", lambda device: (None, "a stand-in"))
     card = ModelCard("tiny", {"a": "neutral", "b": "high"}, preprocess=PreprocessSpec(32, "crop", "bicubic"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from generations import CIRCLE, SHORT, TRIANGLE, actions, chunks, logged, pictures, pixels, verdict_in
 from nsfw_guard.integrations.diffusers_pipeline import attach
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nsfw_guard import ImageError, NsfwGuard, Redaction, SettingError
 from nsfw_guard.audit import AuditError
@@ -187,3 +187,12 @@ def test_what_is_written_is_what_was_looked_at(demo, tmp_path, mode):
     assert len(looks) == len(seen)
     for one, other in zip(looks, seen, strict=True):
         assert (one.float() - other.float()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_picture_that_is_to_be_turned_is_written_as_it_was_looked_at(demo, tmp_path, orientation):
+    given = picture("circle")
+    given.getexif()[0x0112] = orientation
+    with GuardedFolder(tmp_path, demo) as folder:
+        folder.save(demo.apply([given]), ids=["a"])
+    assert np.array_equal(pixels(tmp_path / "a.png"), np.asarray(ImageOps.exif_transpose(given)))

@@ -1202,14 +1202,14 @@ def test_a_link_whose_file_was_moved_before_is_said_to_lead_nowhere(folder, tmp_
 def test_what_an_encoder_cannot_do_does_not_end_the_scan(demo, folder, tmp_path, monkeypatch):
     from nsfw_guard.scan import actions as module
 
-    save = module.save_picture
+    redact = module.redact_file
 
-    def failing(picture, file, kind):
+    def failing(data, kind, *args, **options):
         if kind == "JPEG":
             raise KeyError("no such encoder")
-        save(picture, file, kind)
+        return redact(data, kind, *args, **options)
 
-    monkeypatch.setattr(module, "save_picture", failing)
+    monkeypatch.setattr(module, "redact_file", failing)
     actions = act(demo, "redact", folder, tmp_path / "to", tmp_path / "out")
     assert actions.failed == {str(folder / "sub/deep/e.jpg"): "KeyError: 'no such encoder'"}
     assert files_in(tmp_path / "to") == FLAGGED[:2]

@@ -272,7 +272,7 @@ def test_only_regular_files_within_the_limit_are_read(tmp_path):
         read_file(tmp_path, DecodeSettings())
     with pytest.raises(ImageError, match="a{197}… cannot be opened: "):
         read_file("a" * 9_000_000, DecodeSettings())
-    with pytest.raises(ImageError, match="cannot be read: "):
+    with pytest.raises(ImageError, match="cannot be opened: "):
         read_file("a\0b", DecodeSettings())
 
 

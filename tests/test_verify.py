@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from nsfw_guard import NsfwGuard, Policy, Redaction, SettingError
+from nsfw_guard import NsfwGuard, Policy, PreprocessSpec, Redaction, SettingError
 from nsfw_guard.demo.shapes import COLORS, draw
-from nsfw_guard.images import read_images, to_picture
+from nsfw_guard.images import ImageBatch, read_images, to_picture
 from nsfw_guard.policy import ROOM
-from nsfw_guard.redact import candidates, redact, redact_flagged
+from nsfw_guard.preprocess import ViewBatch
+from nsfw_guard.redact import Candidates, Redacted, candidates, redact_flagged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAIRS = list(itertools.permutations(COLORS, 2))
 TRIANGLES = torch.stack([draw("triangle", *pair) for pair in PAIRS[::7]])
 SAFE = draw("circle", "red", "white")
+
+
+def as_shown(image, step):
+    """What is drawn, at 8-bit levels."""
+    return next(iter(Redacted(read_images(image), {0: step}).values()))[0]
 
 
 def encode(frames, kind, **options):
@@ -63,7 +69,7 @@ def test_the_most_detailed_candidate_that_passes_is_shown(own_demo, kind):
     out = own_demo.apply(TRIANGLES).images
     for image, shown in zip(TRIANGLES, out, strict=True):
         for step in candidates(own_demo.redaction, 128, 128):
-            drawn = redact(image, step)
+            drawn = as_shown(image, step)
             if own_demo.passes(read_images(drawn))[0]:
                 break
         assert torch.equal(shown, drawn)
@@ -171,7 +177,7 @@ def test_one_flags_all_and_each_is_verified_by_itself(own_demo):
     own_demo.policy = Policy(batch="any")
     result = own_demo.apply(torch.stack([SAFE, TRIANGLES[0]]))
     assert result.flags == [True, True]
-    assert torch.equal(result.images[0], redact(SAFE, Redaction("blur")))  # a circle at 16 cells passes
+    assert torch.equal(result.images[0], as_shown(SAFE, Redaction("blur")))  # a circle at 16 cells passes
 
 
 def test_verify_is_a_setting_that_is_saved(tmp_path, own_demo):
@@ -185,4 +191,43 @@ def test_verify_is_a_setting_that_is_saved(tmp_path, own_demo):
 def test_without_a_judge_nothing_is_looked_at(own_demo):
     images = read_images(TRIANGLES[:1])
     redacted = redact_flagged(images, own_demo.check(images), Redaction("blur"))
-    assert torch.equal(redacted[0][0], redact(TRIANGLES[0], Redaction("blur")))
+    assert torch.equal(redacted[0][0], as_shown(TRIANGLES[0], Redaction("blur")))
+
+
+@pytest.mark.parametrize("kind", ["blur", "pixelate"])
+def test_rounded_or_cut_to_8_bits_it_is_what_was_looked_at(own_demo, kind):
+    own_demo.redaction = Redaction(kind)
+    out = own_demo.apply(TRIANGLES).images
+    rounded, cut = (out * 255).round(), (out * 255).floor()
+    assert torch.equal(rounded, cut)
+
+
+@pytest.mark.parametrize("size", [(1040, 2081), (1025, 2051), (700, 1500), (600, 4700)])
+def test_what_is_looked_at_has_the_views_of_what_is_shown(size):
+    """On a smaller canvas, whose aspect ratio is another by a pixel."""
+    batch = read_images(torch.rand(3, *size))
+    one = Candidates(batch, 0, Redaction("blur"))
+    (look,) = one.looks(0, 1)
+    assert min(look.data.shape[-2:]) == 512
+    for spec in (PreprocessSpec(64, "squash"), PreprocessSpec(64, "crop")):
+        counts = [ViewBatch(of, spec).load(0, 1)[2] for of in (ImageBatch(None, [one]), batch)]
+        assert counts[0] == counts[1]
+
+
+def test_the_frames_of_a_clip_in_the_slot_share_their_cells(own_demo):
+    frames = torch.stack([TRIANGLES[0], SAFE, TRIANGLES[5], TRIANGLES[2]])
+    frames = (frames * 255).round().byte().movedim(1, -1).numpy()
+    shown = own_demo.check_video_safety(frames)
+    assert np.array_equal(shown[1], frames[1])
+    assert not any(verdict.flagged for verdict in own_demo.check(shown))
+    alike = 0
+    for step in candidates(Redaction("blur"), 128, 128):
+        drawn = read_images(frames).replace(Redacted(read_images(frames), dict.fromkeys((0, 2, 3), step)))
+        alike += np.array_equal(drawn, shown)
+    assert alike == 1
+
+
+def test_arrays_in_the_slot_are_judged_as_they_are_handed_on(own_demo):
+    array = TRIANGLES[:1].movedim(1, -1).numpy()
+    for given in (array * 1000, array * 50 + 1, array * 0.001):
+        assert own_demo(images=given, clip_input=None)[1] == [True]

@@ -91,9 +91,10 @@ def _redacted(
         of_run = worst([found for found in own.values() if found is not None] or [verdict])
         alike: dict[Redaction, list[int]] = {}
         for index, found in own.items():
-            unseen = is_filled_unseen((of_run if found is None else found).reason, redaction)
-            # A frame without numbers needs no look; one beside it does.
-            how = replace(filled, verify=filled.verify and found is None) if unseen else redaction
+            reason = (of_run if found is None else found).reason
+            # A frame without numbers needs no look, and one beside it does; of a shape that cannot be looked at, none.
+            looked_at = filled.verify and found is None and reason != "too_long"
+            how = replace(filled, verify=looked_at) if is_filled_unseen(reason, redaction) else redaction
             alike.setdefault(how, []).append(index)
         for how, indices in alike.items():
             _redact_alike(copy, clip, indices, how, record, meaning)

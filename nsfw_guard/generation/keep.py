@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import ImageError, SettingError
 from ..guard import NsfwGuard
+from ..images.pictures import upright
 from .entries import Drawn, Entries, Made
 from .folder import RunFolder, is_done
 from .launch import processes
@@ -110,6 +111,7 @@ class GuardedFolder:
         if lax := [one.threshold for one in verdicts if not one.flagged and one.threshold != threshold]:
             raise ImageError(f"The verdicts are of the threshold {lax[0]}, and the folder's guard has {threshold}.")
         rows = self._rows(ids, prompts, seeds)
+        images = [upright(image) for image in images]  # as it was looked at: the file says nothing of turning
         drawn = [
             Drawn(
                 row.id,

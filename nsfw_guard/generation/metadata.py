@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..images.looks import is_layered, with_alpha
+from ..images.pictures import upright
 
 VERDICT = "nsfw_guard"
 XMP = "XML:com.adobe.xmp"
@@ -38,6 +39,7 @@ def encode_png(picture: Image.Image, texts: Mapping[str, Any], *, composite: boo
     for name, value in texts.items():
         info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     info.add_itxt(XMP, _PACKET.format(source=COMPOSITE if composite else GENERATED))
+    picture = upright(picture)
     if picture.mode.startswith("I"):  # as many bits as were looked at
         picture = Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.uint16))
     elif picture.mode not in ("RGB", "RGBA", "L", "LA"):

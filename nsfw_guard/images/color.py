@@ -20,6 +20,8 @@ _ALIKE = (None, 1, 2, 5, 6, 7, 22)
 _ON_AVERAGE = 4
 _IN_A_CELL = 16
 _CELLS = 8
+# Contrast that a rendition has more than twice that of the other, in levels.
+_EMERGING = 2
 
 
 def as_shown(
@@ -76,7 +78,10 @@ def array_as_shown(frame: NDArray[np.uint8], coding: Coding | None) -> NDArray[n
 
 
 def differ(stored: Tensor, shown: Tensor) -> bool:
-    """Tell whether two renditions differ visibly: by more than 4/255 on average, or 16/255 in one of 8 x 8 cells.
+    """Tell whether two renditions differ visibly.
+
+    They do where they are apart by more than 4/255 on average, or 16/255 in one of 8 x 8 cells; and where what is
+    hardly there as stored shows: in a cell, or in all, contrast doubles and grows by more than 2/255.
 
     Differences are averaged, not pictures: fine patterns don't cancel out. The average at the model's resolution is
     therefore the average of all pixels.
@@ -88,17 +93,39 @@ def differ(stored: Tensor, shown: Tensor) -> bool:
     height, width = stored.shape[1:]
     across = _edges(width)
     total = 0.0
+    moments = torch.zeros(4, dtype=torch.float64)
     for top, bottom in zip(_edges(height)[:-1], _edges(height)[1:], strict=True):
         one, other = stored[:, top:bottom], shown[:, top:bottom]
         # Unsigned: the greater less the smaller.
         apart = torch.maximum(one, other).sub_(torch.minimum(one, other))
-        columns = apart.sum(dim=(0, 1), dtype=torch.int32).cumsum(0)  # of int64
-        sums = torch.cat([columns.new_zeros(1), columns])[across].diff()
-        areas = torch.tensor(across).diff() * (len(apart) * (bottom - top))
-        if bool((sums > _IN_A_CELL * areas).any()):
+        sums = _sums(apart, across)
+        areas = torch.tensor(across).diff() * (bottom - top)
+        if bool((sums > _IN_A_CELL * areas * len(apart)).any()):
             return True
         total += float(sums.sum())
+        of_row = torch.stack([_sums(values, across) / len(values) for values in _powers(one) + _powers(other)])
+        if bool(_emerges(of_row / areas).any()):
+            return True
+        moments += of_row.double().sum(1)
+    if bool(_emerges(moments / (height * width))):
+        return True
     return total > _ON_AVERAGE * max(len(stored), len(shown)) * height * width
+
+
+def _sums(values: Tensor, across: list[int]) -> Tensor:
+    """Sums over the cells of a row of them."""
+    columns = values.sum(dim=(0, 1), dtype=torch.int64).cumsum(0)
+    return torch.cat([columns.new_zeros(1), columns])[across].diff()
+
+
+def _powers(levels: Tensor) -> list[Tensor]:
+    return [levels, levels.to(torch.int32).square()]
+
+
+def _emerges(means: Tensor) -> Tensor:
+    """Whether contrast doubles: ``means`` are those of one rendition, its squares, the other, and its squares."""
+    one, other = ((means[at + 1] - means[at] ** 2).clamp(min=0).sqrt() for at in (0, 2))
+    return other > 2 * one + _EMERGING
 
 
 def _edges(length: int) -> list[int]:

@@ -18,6 +18,7 @@ class Frames(NamedTuple):
             written to.
         shift: See above.
         scale: See above.
+        full: Height and width of what they are a smaller drawing of, whose views they have; ``None``: their own.
         measured: What the extent is of, ``[N, C, H, W]`` in the same units, where the data are only some of
             the channels or composed of them; ``None``: the data.
     """
@@ -26,6 +27,7 @@ class Frames(NamedTuple):
     shift: int = 0
     scale: int = 1
     measured: Tensor | None = None
+    full: tuple[int, ...] | None = None
 
     def pixels(self) -> Tensor:
         """Convert them: ``[N, 3, H, W]``, float32, in [0, 1], clamped."""

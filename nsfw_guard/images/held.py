@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import one_line
+from .browsers import Shown, may_differ
 from .inside import Inner, inside
 from .settings import DecodeSettings
 from .sniff import frame_count, open_picture
@@ -65,12 +66,15 @@ class Held:
                 # Small files may hold much: what is too much to be kept is decoded again when it is looked at.
                 one = inner if count == 1 and kept > _AHEAD else opened
                 self._beside += [(one, frame) for frame in range(count)]
+        self._shown = Shown(self._file(data), picture, settings, name)
 
     def __len__(self) -> int:
-        return self.frames + len(self._beside)
+        return self.frames + len(self._beside) + len(self._shown)
 
     def frame(self, index: int) -> Image.Image:
         """Return a frame, or behind them what is beside them in the file; as it is stored, not turned by its EXIF."""
+        if index >= self.frames + len(self._beside):
+            return self._shown.frame(index - self.frames - len(self._beside))
         if index >= self.frames:
             beside, frame = self._beside[index - self.frames]
             if isinstance(beside, Inner):
@@ -84,11 +88,24 @@ class Held:
             return self._picture  # type: ignore[no-any-return]
         return self._twin_frame(index) if self._twin else self._read_frame(index)
 
+    def _file(self, data: bytes | None) -> bytes | None:
+        """The file whose frames count; of a caller's still picture, only if it shows what the object does."""
+        if data is not None or not may_differ(self._picture):
+            return data
+        try:
+            data = file_of(self._picture)
+            if data is None or self.frames > 1:
+                return data
+            stored = open_picture(data, name=self._name)
+            return data if stored.mode == self._picture.mode and stored.tobytes() == self._picture.tobytes() else None
+        except Exception:
+            return None
+
     def _find_others(self, data: bytes | None, warnings: list[str]) -> None:
         # Layers are no frames: of those the composite is looked at.
         position = self._picture.tell() if self._picture.format != "PSD" else 0
         try:
-            self._data = _file_of(self._picture) if data is None else data
+            self._data = file_of(self._picture) if data is None else data
             self._twin = self._data is None and _decoder_lives(self._picture)
             count = self._count()
         except Exception as error:
@@ -171,7 +188,7 @@ def _may_have_several(picture: Any) -> bool:
     return own > 1 if isinstance(own, int) else hasattr(type(picture), "n_frames")
 
 
-def _file_of(picture: Any) -> bytes | None:
+def file_of(picture: Any) -> bytes | None:
     """The encoded file that a picture reads from; ``None`` if it is closed."""
     for name in ("fp", "_fp"):
         file = vars(picture).get(name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ..errors import ImageError
+
 _DIRECTORY = struct.Struct("<HHH")
 _ENTRY = struct.Struct("<BBBBHHII")
 _DIB = struct.Struct("<IiiHHI")
@@ -39,22 +41,37 @@ def windows_icon(data: bytes) -> bytes:
 
 
 def windows_icons(data: bytes, most: int = 64) -> list[Icon]:
-    """Return the pictures of an ICO or CUR, the one that people see first in front; at most so many and one more."""
+    """Return the pictures of an ICO or CUR, the one that people see first in front.
+
+    Raises:
+        ImageError: There are more than so many, or they overlap.
+    """
     if len(data) < _DIRECTORY.size:
         return []
     count = _DIRECTORY.unpack_from(data)[2]
+    if count > most:
+        raise ImageError(f"the icon has {count} pictures; expected at most {most}.")
     found = []
-    for place in range(min(count, most + 1)):
+    taken = 0
+    for place in range(count):
         at = _DIRECTORY.size + place * _ENTRY.size
         if at + _ENTRY.size > len(data):
             break
         width, height, _, _, _, _, size, start = _ENTRY.unpack_from(data, at)
+        taken += len(data[start : start + size])
+        if taken > len(data):
+            raise ImageError("the icon's pictures overlap; expected each in a place of its own.")
         body, bits = _body(data[start : start + size])
         entry = _ENTRY.pack(width, height, 0, 0, 1, bits, len(body), _DIRECTORY.size + _ENTRY.size)
         size_now = (width or 256, height or 256)
         icon = Icon(f"icon {size_now[0]}x{size_now[1]}", _DIRECTORY.pack(0, 1, 1) + entry + body)
         found.append((size_now[0] * size_now[1], bits, icon))
     return [icon for *_, icon in sorted(found, key=lambda one: one[:2], reverse=True)]
+
+
+def alone_in(icon: Icon) -> bytes:
+    """Return the picture of an ICO or CUR as it stands there: a PNG, or a bitmap without its file's header."""
+    return icon.data[_DIRECTORY.size + _ENTRY.size :]
 
 
 def _body(body: bytes) -> tuple[bytes, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ImageError
 from .color import Coding, as_shown, differ
+from .keys import alpha_of_key
 
 _OPAQUE = 255
 
@@ -65,11 +66,13 @@ def stored_look(frame: Image.Image, name: str) -> Tensor:
 
 def is_layered(frame: Image.Image) -> bool:
     """Whether a picture may be transparent somewhere."""
-    return frame.has_transparency_data or frame.mode in ("La", "RGBa", "PA")
+    return frame.has_transparency_data or frame.mode in ("La", "RGBa", "PA", "RGBX")
 
 
 def with_alpha(frame: Image.Image) -> Image.Image:
     """Return a picture with transparency as RGBA."""
+    if frame.mode == "RGBX":  # what some take for padding, others take for alpha
+        return Image.frombytes("RGBA", frame.size, frame.tobytes())
     if frame.mode == "La":
         frame = frame.convert("LA")
     return frame if frame.mode == "RGBA" else frame.convert("RGBA")
@@ -78,14 +81,23 @@ def with_alpha(frame: Image.Image) -> Image.Image:
 def _readings(frame: Image.Image, name: str) -> list[tuple[Tensor, NDArray[Any] | None, Image.Image]]:
     """Return what the numbers of a frame may mean: its colours, its alpha ``[H, W]`` unless opaque, and a picture."""
     if frame.mode.startswith("I"):
-        return [(one, None, Image.fromarray(_levels(one)[0].numpy())) for one in _of_16_bits(frame, name)]
+        alpha = alpha_of_key(frame)
+        return [(one, alpha, Image.fromarray(_levels(one)[0].numpy())) for one in _of_16_bits(frame, name)]
     if not is_layered(frame):
         return [(_pixels(frame), None, frame)]
+    stored = frame
     frame = with_alpha(frame)
     layered = np.array(frame)
     alpha = layered[..., 3]
     colors = torch.from_numpy(layered[..., :3].copy()).movedim(-1, 0)
-    return [(colors, None if alpha.min() == _OPAQUE else alpha, frame)]
+    readings = [(colors, None if alpha.min() == _OPAQUE else alpha, frame)]
+    if (
+        stored.mode in ("RGBa", "La") and readings[0][1] is not None
+    ):  # some lay premultiplied colours over others without a look at the alpha
+        levels = torch.from_numpy(np.array(stored)).movedim(-1, 0)[:-1]
+        added = levels.expand(3, -1, -1)
+        readings.append((added, None, Image.fromarray(added.movedim(0, -1).contiguous().numpy())))
+    return readings
 
 
 def _of_16_bits(frame: Image.Image, name: str) -> list[Tensor]:

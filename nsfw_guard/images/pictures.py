@@ -19,6 +19,7 @@ from .film import FilmReader, film_support
 from .frames import Frames
 from .held import Held
 from .looks import Colors, looks_at, stored_look
+from .orientation import ORIENTATION, has_orientation
 from .settings import DecodeSettings
 from .sniff import open_picture, read_file, reading, refuse_bomb
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Modes that can hold a redacted picture. The others (P, 1, I;16, …) come back as RGB.
 _HOLDING_MODES = ("RGB", "L", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "LA", "RGBa", "La", "RGBX")
 # How several redacted frames are written; those of other formats as TIFF, which holds pages of any size.
-_WRITTEN: dict[str, dict[str, Any]] = {
+WRITTEN: dict[str, dict[str, Any]] = {
     "GIF": {},
     "PNG": {},
     "WEBP": {"lossless": True},
@@ -36,8 +37,9 @@ _WRITTEN: dict[str, dict[str, Any]] = {
     "MPO": {"quality": 95, "subsampling": 0},
 }
 _MOST_IN_MPO = 3  # of more, Pillow writes down wrong places
-ORIENTATION = 0x0112  # EXIF's tag
 _LONGEST_NAME = 200
+# As PNG, JPEG, GIF, WebP, TIFF and BMP files begin.
+_IN_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk0")
 
 
 class Picture:
@@ -107,10 +109,10 @@ class Picture:
         where = called(source, name)
         if isinstance(source, Image.Image):
             return cls(source, name)._telling(where)
-        if isinstance(source, str) and len(source) > _LONGEST_NAME and not os.path.exists(source):
+        if isinstance(source, str) and is_text_of_a_picture(source):
             raise ImageError(
-                f"{where} is no file path; expected a path or bytes. For text in base64, without what stands before "
-                "the comma of a data: URL, pass base64.b64decode(text)."
+                f"{name} ({len(source)} characters, {source[:12]!r}…) is no file path; expected a path or bytes. For "
+                "text in base64, without what stands before the comma of a data: URL, pass base64.b64decode(text)."
             )
         # Read in full: the picture is decoded lazily, and the file may be gone by then.
         data = read_file(source, DecodeSettings()) if isinstance(source, (str, Path)) else bytes(source)
@@ -140,14 +142,15 @@ class Picture:
         if start >= len(self._held):
             film, number = self._in_films[start - len(self._held)]
             return tuple(map(_as_frames, film.looks(number)))
+        told = len(self.warnings)
         with reading(self._name, "decoded"):
-            frame = self._frame(start)
-            known = self._data if start == 0 else None
+            frame = self._held.frame(start)
+            refuse_bomb(frame, self._name, self._max_pixels)
+            known = self._data if start < self._held.frames else None
             colors = Colors(profile_of(frame, known), coding_of(frame, known), self.warnings)
-            told = len(self.warnings)
-            looks = tuple(map(_as_frames, looks_at(frame, self._name, colors)))
+            looks = [look for turned in ways_up(frame) for look in looks_at(turned, self._name, colors)]
         self._tell(told)
-        return looks
+        return tuple(map(_as_frames, looks))
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: decoded pictures are in range."""
@@ -171,9 +174,9 @@ class Picture:
         if len(frames) == 1:
             return frames[0]
         kind = self.original.format or ""
-        if kind not in _WRITTEN or (kind == "MPO" and len(frames) > _MOST_IN_MPO):
+        if kind not in WRITTEN or (kind == "MPO" and len(frames) > _MOST_IN_MPO):
             kind = "TIFF"
-        options = dict(_WRITTEN[kind])
+        options = dict(WRITTEN[kind])
         if all("duration" in entry for entry in info):
             options["duration"] = [entry["duration"] for entry in info]
         if "loop" in info[0]:
@@ -191,6 +194,12 @@ class Picture:
             frame = self._held.frame(index)
             refuse_bomb(frame, self._name, self._max_pixels)
             return upright(frame)
+
+
+def is_text_of_a_picture(text: str) -> bool:
+    """Whether text is rather a picture in base64, or a data: URL, than the path of a file."""
+    rather = text.startswith("data:") or len(text) > _LONGEST_NAME or (len(text) > 32 and text.startswith(_IN_BASE64))
+    return rather and not os.path.exists(text)
 
 
 def called(source: Any, name: str) -> str:
@@ -256,3 +265,11 @@ def _as_frames(look: Tensor) -> Frames:
 def upright(picture: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says; one that says nothing is handed on, not copied."""
     return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
+
+
+def ways_up(picture: Image.Image) -> list[Image.Image]:
+    """Return a picture as it is turned, and as it is stored where not every viewer turns it."""
+    turned = upright(picture)
+    # All viewers go by EXIF in a JPEG, if its tag is of the right type; by XMP, and in other formats, some do.
+    by_all = picture.format in ("JPEG", "MPO") and has_orientation(picture.info.get("exif"))
+    return [turned] if turned is picture or by_all else [turned, picture]

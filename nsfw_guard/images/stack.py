@@ -114,7 +114,11 @@ class Stack:
             return [alone]
         values = (raw.to(torch.float32) + shift) / scale
         inside = values.clamp(0, 1)
-        color, alpha = inside[:, :3], inside[:, 3:] if alpha is None else alpha
+        color = inside[:, :3]
+        if raw.shape[1] == 4 and self._reading.alpha:
+            alpha = inside[:, 3:] if alpha is None else inside[:, 3:] * alpha
+        if alpha is None:
+            return [alone]
         # On a GPU asking would make the host wait.
         if raw.device.type == "cpu" and bool((alpha >= 1).all()):
             return [alone]

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
 from ..files import sync_file, sync_folder
-from ..guard import NsfwGuard
 from ..images.sniff import HEAD
+from ..redact import Judge, Redaction
 from ..saving import format_of, redact_file
 from .entry import Entry, path_to_text, text_to_path
 from .evidence import now
@@ -43,7 +43,8 @@ class Actions:
         folder: Where to; a file keeps its place below its source.
         sources: Of the scan.
         out: The scan's folder; ``actions.jsonl`` in it says what went where, before it goes.
-        guard: For ``"redact"``: its redaction counts, and it looks at what is written.
+        redaction: How, for ``"redact"``.
+        judge: Looks at what is written then; ``None``: nobody does.
         dry_run: Only say what would be done.
 
     Attributes:
@@ -64,11 +65,12 @@ class Actions:
         sources: Sources,
         given: list[str],
         out: Path,
-        guard: NsfwGuard,
+        redaction: Redaction,
+        judge: Judge | None = None,
         dry_run: bool = False,
     ) -> None:
         self.kind, self.folder = kind, Path(os.path.abspath(folder))
-        self._sources, self._guard, self._dry_run = sources, guard, dry_run
+        self._sources, self._redaction, self._judge, self._dry_run = sources, redaction, judge, dry_run
         self._log = out / LOG
         self._turn = threading.Lock()
         self.done = 0
@@ -77,7 +79,7 @@ class Actions:
         for source in given:
             if lies_in(folder, source):
                 raise SettingError(f"{folder} lies in {source}, which is scanned; choose a folder outside of it.")
-        if kind == "redact" and guard.redaction.kind == "none":
+        if kind == "redact" and redaction.kind == "none":
             raise SettingError(
                 "--redact-to with --redaction none would copy what is flagged; choose another redaction."
             )
@@ -88,13 +90,13 @@ class Actions:
         """Do it with those that are flagged."""
         for row in rows:
             if row.flagged:
-                self.on_flagged(Entry(row.path, size=row.size, mtime=row.mtime, etag=row.etag))
+                self.on_flagged(Entry(row.path, size=row.size, mtime=row.mtime, etag=row.etag), reason=row.reason)
 
-    def on_flagged(self, entry: Entry) -> None:
-        """Do it with a flagged file that is as it was when it was scanned."""
+    def on_flagged(self, entry: Entry, *, reason: str | None = None) -> None:
+        """Do it with a flagged file that is as it was when it was scanned, and why it was flagged, if that is known."""
         with self._turn:
             try:
-                self._act(entry)
+                self._act(entry, reason)
                 self.done += not self._dry_run
             except Exception as error:  # also an encoder's own: the other files are not to wait for this one
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -105,7 +107,7 @@ class Actions:
                 self.failed[entry.path] = " ".join(said.split())
                 logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, self.failed[entry.path])
 
-    def _act(self, entry: Entry) -> None:
+    def _act(self, entry: Entry, reason: str | None) -> None:
         # What Windows cannot have in a name is of no matter elsewhere.
         target = self.folder / PurePosixPath(self._sources.relative_to_source(entry.path))
         if self._dry_run:
@@ -121,7 +123,7 @@ class Actions:
         if self.kind == "link":
             self._link(path, target, entry)
         else:
-            self._put(entry, target)
+            self._put(entry, target, reason)
 
     def _link(self, path: str, target: Path, entry: Entry) -> None:
         for name in _names(target, entry):
@@ -133,7 +135,7 @@ class Actions:
                 return
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
 
-    def _put(self, entry: Entry, target: Path) -> None:
+    def _put(self, entry: Entry, target: Path, reason: str | None) -> None:
         """Make the copy under a passing name, then give it its own; then, to move, remove the original."""
         local = is_local_file(entry.path)
         path = text_to_path(entry.path)
@@ -152,7 +154,7 @@ class Actions:
         temporary = target.with_name(f".{_mark(entry)}.tmp")
         try:
             if self.kind == "redact":
-                self._redact(entry, temporary, target.name)
+                self._redact(entry, temporary, target.name, reason)
             else:
                 with entry.open() as source, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file)
@@ -177,13 +179,13 @@ class Actions:
                 return
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
 
-    def _redact(self, entry: Entry, temporary: Path, name: str) -> None:
+    def _redact(self, entry: Entry, temporary: Path, name: str, reason: str | None) -> None:
         with entry.open() as source:
             data = source.read()
         if looks_like_video(data[:HEAD], entry.path):
             raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
         # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
-        written = redact_file(self._guard, data, format_of(name))
+        written = redact_file(data, format_of(name), self._redaction, self._judge, reason=reason)
         with temporary.open("wb") as file:
             file.write(written)
             sync_file(file)

@@ -172,7 +172,16 @@ def scan(
         guard.policy = replace(guard.policy, threshold=threshold)
     actions = None
     for kind, folder in chosen.items():
-        actions = Actions(kind, folder, sources=found, given=given, out=out, guard=guard, dry_run=dry_run)
+        actions = Actions(
+            kind,
+            folder,
+            sources=found,
+            given=given,
+            out=out,
+            redaction=shown,
+            judge=guard.passes,
+            dry_run=dry_run,
+        )
     with _progress() as progress:
         task = progress.add_task("scanning", total=None, said="")
         if not lists and all(map(os.path.isdir, given)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -13,7 +13,8 @@ from ..errors import ImageError
 from ..images.color import coding_of, profile_of
 from ..images.film import Film, is_film, open_film
 from ..images.looks import Colors, looks_at
-from ..images.pictures import ORIENTATION, Picture, upright
+from ..images.orientation import ORIENTATION
+from ..images.pictures import Picture, ways_up
 from ..images.settings import DecodeSettings
 from ..images.sniff import HEAD, open_picture, reading, sniff
 
@@ -32,7 +33,12 @@ class Decoded:
     """
 
     def __init__(
-        self, kind: str, width: int, height: int, frames: Iterator[tuple[int, Tensor]], warnings: list[str]
+        self,
+        kind: str,
+        width: int,
+        height: int,
+        frames: Iterator[tuple[int, Tensor]],
+        warnings: Sequence[str] = (),
     ) -> None:
         self.warnings = warnings
         self.kind = kind
@@ -148,7 +154,7 @@ def _scaled(
     with reading(name, "decoded"):
         picture.draft(None, (edge, edge))
         picture.load()
-        looks = looks_at(upright(picture), name, colors)
+        looks = [look for turned in ways_up(picture) for look in looks_at(turned, name, colors)]
         turned = picture.getexif().get(ORIENTATION) in _TURNED
     return looks, (height, width) if turned else (width, height)
 

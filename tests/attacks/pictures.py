@@ -12,12 +12,13 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import crafted
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from profiles import ADOBE, chrm, gama, gamma_curve, gray_profile, iccp, matrix_profile, with_chunks
+from profiles import ADOBE, chrm, gama, gamma_curve, gray_profile, iccp, matrix_profile, table_curve, with_chunks
 
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import to_picture
@@ -479,4 +480,133 @@ PARTS = [
     ),
 ]
 
-CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *PARTS]
+
+def _xmp(value: int) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{value}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def _exif(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def _exif_of_type_long(value: int) -> bytes:
+    """An orientation in four bytes, which some viewers ignore."""
+    entry = struct.pack("<HHII", 0x0112, 4, 1, value)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+ORIENTATION = [
+    *(
+        Case(
+            "orientation",
+            f"{kind}: EXIF says {value}, and not every viewer turns it",
+            lambda name, kind=kind, value=value: encode(
+                shape(name), kind, exif=_exif(value), **({"lossless": True} if kind == "WEBP" else {})
+            ),
+            True,
+        )
+        for kind in ("WEBP", "PNG")
+        for value in (3, 6)
+    ),
+    *(
+        Case(
+            "orientation",
+            f"{kind}: XMP says 3",
+            lambda name, kind=kind: encode(shape(name), kind, xmp=_xmp(3)),
+            True,
+        )
+        for kind in ("JPEG", "WEBP")
+    ),
+    Case(
+        "orientation",
+        "JPEG: an orientation of another type",
+        lambda name: encode(shape(name), "JPEG", exif=_exif_of_type_long(3)),
+        True,
+    ),
+]
+MORE = [
+    Case("alpha", "masked array of four channels", lambda name: _masked_rgba(name)),
+    Case("alpha", "PIL RGBX, whose fourth byte has the shape", lambda name: _rgbx(name)),
+    Case("colour", "a curve that brings out 15 levels", lambda name: _emerging(name), True),
+]
+
+
+def _masked_rgba(name: str) -> Any:
+    mask = np.zeros((128, 128, 4), bool)
+    mask[0, 0] = True
+    return np.ma.MaskedArray(np.asarray(only_alpha(name, 255)), mask=mask)
+
+
+def _rgbx(name: str) -> Image.Image:
+    return Image.frombytes("RGBX", (128, 128), only_alpha(name, 255).tobytes())
+
+
+def _emerging(name: str) -> bytes:
+    """Two neighbouring levels, which a curve shows 15 levels apart."""
+    curve = np.linspace(0, 1, 256) ** 2.2
+    curve[:230] *= (215 / 229) ** 2.2
+    levels = 230 - (np.asarray(silhouette(name)) > 127).astype(np.uint8)
+    picture = Image.fromarray(levels).convert("RGB")
+    return encode(picture, "PNG", icc_profile=matrix_profile(curve=table_curve(curve)))
+
+
+FORMATS = [
+    Case("formats", "GIF: what the frames clear is transparent", crafted.gif_cleared, True),
+    Case("formats", "GIF: what no frame paints is transparent", crafted.gif_unpainted, True),
+    Case("formats", "GIF: frames without a disposal stay, whatever an earlier one has", crafted.gif_not_cleared, True),
+    Case("formats", "GIF: what was there before the first frame is transparent", crafted.gif_first_restored, True),
+    Case("formats", "APNG without alpha: what the frames clear is transparent", crafted.apng_cleared, True),
+    Case("formats", "APNG: the still picture is not below the frames", crafted.apng_behind_a_still, True),
+    *(
+        Case(
+            "formats",
+            f"PNG, gray of {depth} bits with a transparent level",
+            lambda name, depth=depth: crafted.gray_key(name, depth),
+            True,
+        )
+        for depth in (2, 4, 8)
+    ),
+    Case("formats", "PNG, gray of 16 bits with a transparent level", lambda name: crafted.wide_key(name, 0), True),
+    Case("formats", "PNG, 16 bits per colour with a transparent colour", lambda name: crafted.wide_key(name, 2), True),
+    Case(
+        "formats",
+        "ICO of a PNG, 16 bits per colour with a transparent colour",
+        lambda name: crafted.icon_of(crafted.wide_key(name, 2)),
+        True,
+    ),
+    Case("formats", "PNG, a transparent colour of more than 8 bits", crafted.narrow_key, True),
+    Case("formats", "PIL I;16 with a transparent level", crafted.opened_wide_key),
+    Case(
+        "formats",
+        "PIL object of a PNG, 16 bits per colour with a transparent colour",
+        lambda name: Image.open(io.BytesIO(crafted.wide_key(name, 2))),
+    ),
+    *(
+        Case(
+            "formats",
+            f"BMP of 32 bits with alpha, header of {header}",
+            lambda name, header=header: crafted.bmp_alpha(name, header),
+            True,
+        )
+        for header in (40, 108, 124)
+    ),
+    Case("formats", "BMP of 32 bits with alpha, from top to bottom", lambda n: crafted.bmp_alpha(n, down=True), True),
+    Case("formats", "BMP of 16 bits with a bit of alpha", crafted.bmp_alpha_bit, True),
+    *(
+        Case(
+            "formats",
+            f"BMP: run lengths of {bits} bits leave the shape out",
+            lambda name, bits=bits: crafted.bmp_runs(name, bits),
+            True,
+        )
+        for bits in (8, 4)
+    ),
+]
+
+CASES = [*ALPHA, *COLOR, *NUMBERS, *HELD, *INSIDE, *ORIENTATION, *MORE, *FORMATS, *PARTS]
