@@ -97,6 +97,7 @@ class Picture:
             for film in self.films:
                 reader = FilmReader(film, settings, name=f"the film in {name}")
                 self._in_films += [(reader, index) for index in range(reader.count)]
+                self.warnings += reader.warnings
         self.owners = [0] * (len(self._held) + len(self._in_films))
 
     @classmethod
