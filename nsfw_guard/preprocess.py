@@ -229,7 +229,7 @@ class ViewBatch:
         inputs: list[Tensor] = []
         extents: list[Tensor] = []
         counts: list[int] = []
-        for looks in self.images.looks(start, stop):
+        for looks in self.images.looks(start, stop, self.spec.size):
             of_looks: list[Tensor] = []
             for number, frames in enumerate(looks):
                 plan = self._plan(frames)

@@ -26,8 +26,9 @@ KINDS = ("blur", "pixelate", "fill", "replace", "none")
 # cannot be looked at again.
 FILLED_REASONS = ("non_finite", "early", "too_long")
 _BLACK = (0.0, 0.0, 0.0)
-# The short side of the canvas on which candidates are drawn to be looked at, at most: more than models see.
-_CANVAS = 512
+# The short side of the canvas on which candidates are drawn to be looked at, at most: more than models see. A blur is
+# so smooth that it can be drawn at a model's own size, if that is not tiny.
+_CANVAS, _SMALLEST = 512, 224
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,20 @@ class Redacted(Mapping[int, list[Tensor]]):
     Args:
         images: The batch.
         chosen: Image index → how it is redacted.
+        looked_at: Image index → its candidates, which have its cells.
     """
 
-    def __init__(self, images: ImageBatch, chosen: dict[int, Redaction]) -> None:
+    def __init__(
+        self, images: ImageBatch, chosen: dict[int, Redaction], looked_at: Mapping[int, Candidates] | None = None
+    ) -> None:
         self._images = images
+        self._looked_at = looked_at or {}
         self.chosen = chosen
 
     def __getitem__(self, index: int) -> list[Tensor]:
         step = self.chosen[index]
+        if index in self._looked_at:
+            return [self._looked_at[index].drawn(step)]
         return [_settled(redact(frame, step), step) for frame in self._images.frames(index)]
 
     def __contains__(self, index: object) -> bool:
@@ -148,10 +155,16 @@ def redact_flagged(
     in_colour = replace(redaction, kind="fill", image=None)
     unseen = {index for index, reason in flagged.items() if is_filled_unseen(reason, redaction)}
     chosen = {index: in_colour if index in unseen else redaction for index in flagged}
-    if judge is not None and redaction.verify:
-        seen = [index for index in flagged if index not in unseen]
-        chosen |= _most_detailed(images, seen, redaction, judge)
-    return Redacted(images, chosen)
+    if judge is None or not redaction.verify:
+        return Redacted(images, chosen)
+    singles: dict[int, Candidates] = {}
+    for index in sorted(flagged.keys() - unseen):
+        item, of_item = images.item_of(index)
+        if item.shown(of_item) > 1:
+            chosen[index] = _for_all_frames(images, index, redaction, judge)
+        else:
+            singles[index] = Candidates(images, index, redaction)
+    return Redacted(images, chosen | _most_detailed(singles, redaction, judge), singles)
 
 
 def is_filled_unseen(reason: str | None, redaction: Redaction) -> bool:
@@ -176,25 +189,14 @@ def candidates(redaction: Redaction, height: int, width: int) -> list[Redaction]
     return [*made, black] if in_colour == black else [*made, in_colour, black]
 
 
-def _most_detailed(images: ImageBatch, indices: list[int], redaction: Redaction, judge: Judge) -> dict[int, Redaction]:
+def _most_detailed(singles: Mapping[int, Candidates], redaction: Redaction, judge: Judge) -> dict[int, Redaction]:
     """Choose, for each image, the most detailed candidate that passes, else black."""
-    chosen: dict[int, Redaction] = {}
-    singles: list[Candidates] = []
-    for index in indices:
-        item, of_item = images.item_of(index)
-        if item.shown(of_item) > 1:
-            chosen[index] = _for_all_frames(images, index, redaction, judge)
-        else:
-            singles.append(Candidates(images, index, redaction))
-    if not singles:
-        return chosen
-    passing = iter(judge(ImageBatch(None, singles)))
-    for one in singles:
+    passing = iter(judge(ImageBatch(None, list(singles.values()))) if singles else ())
+    chosen = {}
+    for index, one in singles.items():
         passes = [next(passing) for _ in range(one.count)]
-        chosen[one.index] = next(
-            (step for step, passed in zip(one.steps, passes, strict=False) if passed), one.steps[-1]
-        )
-        if redaction.kind == "replace" and chosen[one.index].kind != "replace":
+        chosen[index] = next((step for step, passed in zip(one.steps, passes, strict=False) if passed), one.steps[-1])
+        if redaction.kind == "replace" and chosen[index].kind != "replace":
             _warn_of_replacement(redaction)
     return chosen
 
@@ -238,13 +240,11 @@ class Candidates:
     The image is reduced to mean colours at once; each candidate is drawn on a canvas no larger than models need.
 
     Attributes:
-        index: Of the image.
         steps: All candidates; the last needs no look.
         count: How many are to be looked at.
     """
 
     def __init__(self, images: ImageBatch, index: int, redaction: Redaction) -> None:
-        self.index = index
         self._item, self._of_item = images.item_of(index)
         pixels = next(images.frames(index))
         self._size = tuple(pixels.shape[-2:])
@@ -259,14 +259,19 @@ class Candidates:
         """How many frames a candidate has: one."""
         return 1
 
-    def looks(self, start: int, stop: int) -> tuple[Frames, ...]:
+    def looks(self, start: int, stop: int, size: int = 0) -> tuple[Frames, ...]:
         """Return the looks at some candidates, as they would be written; see ``ImageBatch.looks``."""
-        scale = min(1.0, _CANVAS / min(self._size))
+        smooth = size >= _SMALLEST and self.steps[0].kind == "blur"
+        scale = min(1.0, (size if smooth else _CANVAS) / min(self._size))
         canvas = tuple(max(1, round(scale * side)) for side in self._size)
         some = zip(self._cells[start:stop], self.steps[start:stop], strict=True)
         drawn = [_settled(_drawn(cells, step, canvas, self._device), step) for cells, step in some]
         looks: tuple[Frames, ...] = self._item.seen(drawn, self._of_item)
         return tuple(look._replace(full=self._size) for look in looks)
+
+    def drawn(self, step: Redaction) -> Tensor:
+        """Return what a candidate shows, ``[3, H, W]``."""
+        return _settled(_drawn(self._cells[self.steps.index(step)], step, self._size, self._device), step)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: what is drawn is in range."""

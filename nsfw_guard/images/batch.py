@@ -56,19 +56,20 @@ class ImageBatch:
         """Return the number of images."""
         return self._count
 
-    def looks(self, start: int, stop: int) -> Iterator[tuple[Frames, ...]]:
+    def looks(self, start: int, stop: int, size: int = 0) -> Iterator[tuple[Frames, ...]]:
         """Yield the looks at the frames ``start`` to ``stop``, as many of one stack together as are small.
 
         Args:
             start: The first frame.
             stop: The one after the last.
+            size: The edge in pixels to which the model resizes, for what is drawn no larger than that.
 
         Yields:
             The looks at some frames, all of one size, each of the same frames; the worst counts. The first look holds
             the extents of what is stored.
         """
         for item, first, last in self._parts(start, stop):
-            yield item.looks(first, last)
+            yield item.looks(first, last, size)
 
     def stored(self, start: int, stop: int) -> Iterator[Frames]:
         """Yield frames as they are stored, transparent ones over white, as many of one stack together as are small."""

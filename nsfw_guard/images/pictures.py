@@ -138,7 +138,7 @@ class Picture:
         with reading(self._name, "decoded"):
             return _as_frames(stored_look(self._frame(start), self._name))
 
-    def looks(self, start: int, stop: int) -> tuple[Frames, ...]:
+    def looks(self, start: int, stop: int, size: int = 0) -> tuple[Frames, ...]:
         """Decode the looks at one frame; see ``ImageBatch.looks``."""
         if start >= len(self._held):
             film, number = self._in_films[start - len(self._held)]

@@ -87,7 +87,7 @@ class Stack:
         """Return a slice of the frames, transparent ones over white."""
         return self._looks_as(self._raw(start, stop), self._reading.span, self._alpha_of(start, stop))[0]
 
-    def looks(self, start: int, stop: int) -> tuple[Frames, ...]:
+    def looks(self, start: int, stop: int, size: int = 0) -> tuple[Frames, ...]:
         """Return the looks at a slice of the frames; see ``ImageBatch.looks``."""
         raw, alpha = self._raw(start, stop), self._alpha_of(start, stop)
         looks = self._looks_as(raw, self._reading.span, alpha)
