@@ -11,6 +11,7 @@ from .thumbnails import jpeg_segments
 
 # How a JPEG or PNG begins in base64, as an element's text or an attribute; a new line may be written as an entity.
 _PICTURE = re.compile(rb"""[>"'\s;]((?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/=\s&#;]{64,})""")
+_STARTS = (b"/9j/", b"iVBORw0KGgo")
 _NO_BASE64 = re.compile(rb"&#?\w*;|[^A-Za-z0-9+/]")
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"  # an identity of 32 bytes, the whole's size and a place follow
@@ -18,6 +19,8 @@ _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"  # an identity of 32 bytes,
 
 def coded_pictures(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where a picture in base64 begins and ends; coded pixels hardly ever look like it."""
+    if not any(start in data for start in _STARTS):  # most files, in a fraction of the time
+        return
     for match in _PICTURE.finditer(data):
         yield match.span(1)
 
