@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nsfw_guard.images.film import FilmReader
 from nsfw_guard.images.inside import holds_sequence, inside
 from nsfw_guard.images.settings import DecodeSettings
 from nsfw_guard.images.sniff import frame_count, open_picture
+from nsfw_guard.scan.decode import decode
 
 SETTINGS = DecodeSettings()
 CIRCLE, TRIANGLE = shape("circle"), shape("triangle")
@@ -188,6 +190,17 @@ def test_the_film_of_a_motion_photo(demo, case, kind):
     assert (inner.name, len(pictures(inner))) == ("film", 3)
     assert flagged(demo, data) == {"film": True}
     assert flagged(demo, CONTAINERS[case](film(CIRCLE, kind=kind))) == {"film": False}
+
+
+def test_without_pyav_the_still_is_judged_and_a_warning_names_the_extra(demo, monkeypatch, caplog):
+    data = encoded(CIRCLE, "JPEG") + film()
+    assert demo.check(data)[0].flagged
+    monkeypatch.setitem(sys.modules, "av", None)
+    with caplog.at_level("WARNING", logger="nsfw_guard"):
+        assert not demo.check(data)[0].flagged
+    assert "the film in it was not looked at: that needs PyAV: pip install 'nsfw-guard[scan]'" in caplog.text
+    with pytest.raises(ImageError, match=r"videos need PyAV: pip install 'nsfw-guard\[scan\]'"):  # a scan has it
+        decode(io.BytesIO(data), DecodeSettings(), name="a.jpg")
 
 
 def test_the_second_of_two_films_and_one_behind_a_decoy(demo):
