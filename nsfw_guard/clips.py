@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from .images import read_images
 from .policy import Policy, one_flags_all
+from .redact import Judge, Redacted, Redaction, candidates, most_detailed
 from .verdict import Verdict
 
 
@@ -69,3 +72,29 @@ def frames_to_redact(verdicts: list[Verdict | None], *, min_run: int = 1) -> lis
         else:
             merged.append((start, stop))
     return merged
+
+
+def redact_alike(clip: Any, flagged: list[int], redaction: Redaction, judge: Judge) -> Any:
+    """Redact frames of a clip in a copy, all in one way: the most detailed that lets all of them pass.
+
+    Args:
+        clip: ``[F, H, W, C]``, an array; never written to.
+        flagged: Which frames.
+        redaction: How, at most.
+        judge: Looks at what would come out.
+
+    Returns:
+        The clip, or a copy if anything is redacted.
+    """
+    if not flagged or redaction.kind == "none":
+        return clip
+    batch, shown = read_images(clip), clip
+
+    def passes(step: Redaction) -> bool:
+        nonlocal shown
+        shown = batch.replace(Redacted(batch, dict.fromkeys(flagged, step)))
+        return step is steps[-1] or all(judge(read_images(shown[flagged])))
+
+    steps = candidates(redaction, *clip.shape[1:3]) if redaction.verify else [redaction]
+    most_detailed(steps, passes)
+    return shown

@@ -15,12 +15,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from .cards import ModelCard
 from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
+from .clips import redact_alike
 from .errors import ImageError, SettingError
 from .images import ImageBatch, read_images
 from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype, parse_runtime
 from .policy import Policy
 from .preprocess import VIEWS, ViewBatch, kernels
-from .redact import Redacted, Redaction, candidates, denormalize_flagged, most_detailed, redact_flagged
+from .redact import Redaction, denormalize_flagged, redact_flagged
 from .verdict import GuardResult, Scores, Verdict
 
 logger = logging.getLogger(__name__)
@@ -165,10 +166,7 @@ class NsfwGuard(PreTrainedModel):
 
     @torch.no_grad()
     def passes(self, batch: ImageBatch) -> list[bool]:
-        """Tell for each image of a batch whether it is not flagged, with room to spare; see ``Policy.with_room``.
-
-        What a redaction shows is looked at by this before it is handed on.
-        """
+        """Tell for each image whether it passes with room to spare (``Policy.with_room``): what redactions show must."""
         return [not verdict.flagged for verdict in self.policy.with_room().decide(self._score(batch))]
 
     def forward(self, clip_input: Any = None, images: Any = None) -> tuple[Any, list[bool]]:
@@ -202,10 +200,7 @@ class NsfwGuard(PreTrainedModel):
         return True
 
     def check_video_safety(self, frames: Any) -> Any:
-        """Check the frames of a clip, as Cosmos pipelines ask of their checker.
-
-        Args:
-            frames: An array ``[F, H, W, C]``, uint8.
+        """Check the frames of a clip, an array ``[F, H, W, C]``, uint8, as Cosmos pipelines ask of their checker.
 
         Returns:
             The frames, the flagged ones redacted, all of them alike: so nothing flickers.
@@ -213,22 +208,9 @@ class NsfwGuard(PreTrainedModel):
         Raises:
             ImageError: Frames that cannot be checked.
         """
-        batch = read_images(frames)
-        verdicts = self.check(batch)
+        verdicts = self.check(frames)
         flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
-        if not flagged or self.redaction.kind == "none":
-            return frames
-        shown = frames
-
-        def passes(step: Redaction) -> bool:
-            nonlocal shown
-            shown = batch.replace(Redacted(batch, dict.fromkeys(flagged, step)))
-            return all(self.passes(read_images(shown[flagged])))
-
-        most_detailed(
-            candidates(self.redaction, *frames.shape[1:3]) if self.redaction.verify else [self.redaction], passes
-        )
-        return shown
+        return redact_alike(frames, flagged, self.redaction, self.passes)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""

@@ -137,6 +137,7 @@ class Redacted(Mapping[int, list[Tensor]]):
         return len(self.chosen)
 
 
+@torch.compiler.disable  # its settings cannot be rebuilt within a graph
 def redact_flagged(
     images: ImageBatch, verdicts: list[Verdict], redaction: Redaction, judge: Judge | None = None
 ) -> Redacted:
@@ -271,7 +272,8 @@ class Candidates:
 
     def drawn(self, step: Redaction) -> Tensor:
         """Return what a candidate shows, ``[3, H, W]``."""
-        return _settled(_drawn(self._cells[self.steps.index(step)], step, self._size, self._device), step)
+        (cells,) = (cells for cells, one in zip(self._cells, self.steps, strict=True) if one is step)
+        return _settled(_drawn(cells, step, self._size, self._device), step)
 
     def refuse(self, low: float, high: float, name: str) -> None:
         """Never needed: what is drawn is in range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,12 @@ def _as_frames(look: Tensor) -> Frames:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF says; one that says nothing is handed on, not copied."""
-    return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
+    """Turn a picture as its EXIF says; one that says nothing, or nonsense, is handed on, not copied."""
+    try:
+        stored = picture.getexif().get(ORIENTATION, 1) == 1
+    except (SyntaxError, ValueError, struct.error):
+        return picture
+    return picture if stored else ImageOps.exif_transpose(picture)
 
 
 def ways_up(picture: Image.Image) -> list[Image.Image]:
