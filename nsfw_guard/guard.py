@@ -166,7 +166,7 @@ class NsfwGuard(PreTrainedModel):
 
     @torch.no_grad()
     def passes(self, batch: ImageBatch) -> list[bool]:
-        """Tell for each image whether it passes with room to spare, as what redactions show must; ``Policy.with_room``."""
+        """Tell for each image whether it passes with room to spare, as redactions must."""
         return [not verdict.flagged for verdict in self.policy.with_room().decide(self._score(batch))]
 
     def forward(self, clip_input: Any = None, images: Any = None) -> tuple[Any, list[bool]]:
