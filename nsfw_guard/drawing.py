@@ -13,12 +13,13 @@ FITS = ("cover", "contain", "stretch")
 MIN_CELL = 4
 
 
-def cell_means(pixels: Tensor, cells: int) -> Tensor | None:
+def cell_means(pixels: Tensor, cells: int, *, finer: Tensor | None = None) -> Tensor | None:
     """Return the mean colours ``[1, 3, rows, columns]`` of an image's cells, float32.
 
     Args:
         pixels: ``[3, H, W]``.
         cells: The most along the short side; along the long one there are as many per pixel.
+        finer: Its finer cells, of which they are made where there are any: there are fewer of those than pixels.
 
     Returns:
         ``None`` if there is no room for 2x2 of them.
@@ -30,7 +31,7 @@ def cell_means(pixels: Tensor, cells: int) -> Tensor | None:
         return None
     rows, columns = (max(1, round(along_short * side / short)) for side in (height, width))
     rows, columns = min(rows, height // MIN_CELL), min(columns, width // MIN_CELL)
-    return F.adaptive_avg_pool2d(pixels[None].to(torch.float32), (rows, columns))
+    return F.adaptive_avg_pool2d(pixels[None].to(torch.float32) if finer is None else finer, (rows, columns))
 
 
 def enlarged(cells: Tensor, size: tuple[int, ...]) -> Tensor:

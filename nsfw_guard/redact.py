@@ -251,7 +251,9 @@ class Candidates:
         self._size = tuple(pixels.shape[-2:])
         self._device = pixels.device
         self.steps = candidates(redaction, *self._size)
-        self._cells = [_cells_of(pixels, step) for step in self.steps]
+        self._cells: list[Tensor | None] = []
+        for step in self.steps:
+            self._cells.append(_cells_of(pixels, step, finer=self._cells[-1] if self._cells else None))
         self.count = self.at_once = len(self.steps) - 1
         self.owners = list(range(self.count))
         self.device = self._item.device
@@ -328,9 +330,9 @@ def fill(pixels: Tensor, redaction: Redaction) -> Tensor:
     return filled(redaction.color, tuple(pixels.shape[-2:]), pixels.device)
 
 
-def _cells_of(pixels: Tensor, redaction: Redaction) -> Tensor | None:
+def _cells_of(pixels: Tensor, redaction: Redaction, *, finer: Tensor | None = None) -> Tensor | None:
     """The mean colours that are shown of an image; ``None`` if none are, or there is no room for them."""
-    return cell_means(pixels, redaction.cells) if redaction.kind in ("blur", "pixelate") else None
+    return cell_means(pixels, redaction.cells, finer=finer) if redaction.kind in ("blur", "pixelate") else None
 
 
 def _drawn(cells: Tensor | None, redaction: Redaction, size: tuple[int, ...], device: torch.device) -> Tensor:

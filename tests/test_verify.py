@@ -72,7 +72,7 @@ def test_the_most_detailed_candidate_that_passes_is_shown(own_demo, kind):
             drawn = as_shown(image, step)
             if own_demo.passes(read_images(drawn))[0]:
                 break
-        assert torch.equal(shown, drawn)
+        torch.testing.assert_close(shown, drawn, atol=1.1 / 255, rtol=0)  # a level where rounding decides
 
 
 def test_candidates_are_halved_down_to_a_colour_and_black():
@@ -177,7 +177,8 @@ def test_one_flags_all_and_each_is_verified_by_itself(own_demo):
     own_demo.policy = Policy(batch="any")
     result = own_demo.apply(torch.stack([SAFE, TRIANGLES[0]]))
     assert result.flags == [True, True]
-    assert torch.equal(result.images[0], as_shown(SAFE, Redaction("blur")))  # a circle at 16 cells passes
+    expected = as_shown(SAFE, Redaction("blur"))  # a circle at 16 cells passes
+    torch.testing.assert_close(result.images[0], expected, atol=1.1 / 255, rtol=0)
 
 
 def test_verify_is_a_setting_that_is_saved(tmp_path, own_demo):
