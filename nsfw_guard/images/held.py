@@ -55,8 +55,8 @@ class Held:
         self._beside: list[tuple[Any, int]] = []
         kept = 0
         for inner in inside(data, picture, settings, name=name):
-            if inner.film is not None:
-                self.films.append(inner.film)
+            if (film := inner.film) is not None:  # it is cut out anew each time
+                self.films.append(film)
             elif (opened := inner.open()) is None:
                 warnings.append(f"the {inner.name} in it cannot be opened, and was not looked at")
             else:

@@ -15,6 +15,7 @@ from ..errors import ImageError
 from .boxes import films_behind, has_top_box, other_primaries, other_tracks, without_roles
 from .budget import for_bytes, for_entries
 from .icons import apple_icons, windows_icons
+from .orientation import ORIENTATION
 from .settings import DecodeSettings
 from .sniff import HEAD, brands, frame_count, open_picture, reading, sniff
 from .thumbnails import (
@@ -34,7 +35,6 @@ from .xmp import coded_pictures, decoded, xmp_of_jpeg
 
 # No ordinary file holds more.
 MOST = 64
-_ORIENTATION = 0x0112
 _PHOTOSHOP_THUMBNAILS = (1033, 1036)
 
 
@@ -111,7 +111,7 @@ def _all(data: bytes | None, picture: Image.Image, settings: DecodeSettings, nam
     entries = for_entries(name)
     if data is not None:
         yield from (Inner("film", (data, *place)) for place in films_behind(data, name))
-    turned = picture.getexif().get(_ORIENTATION, 1)
+    turned = picture.getexif().get(ORIENTATION, 1)
     thumbnail = partial(_picture, "thumbnail", settings, turned=turned)
     # Of AVIF and HEIF, Pillow's objects carry EXIF that it may have rewritten.
     for exif in _exif_of(picture) if data is None or kind not in ("AVIF", "HEIF") else exif_in(data):
@@ -160,8 +160,8 @@ def _picture(name: str, settings: DecodeSettings, content: bytes | Callable[[], 
     def opened() -> Image.Image:
         data = content if isinstance(content, bytes) else content()
         picture = open_picture(data, name=f"the {name}", max_pixels=settings.max_pixels)
-        if turned != 1 and _ORIENTATION not in picture.getexif():
-            picture.getexif()[_ORIENTATION] = turned  # it is shown as the picture is
+        if turned != 1 and ORIENTATION not in picture.getexif():
+            picture.getexif()[ORIENTATION] = turned  # it is shown as the picture is
         return picture
 
     return Inner(name, None, opened)
