@@ -1151,15 +1151,15 @@ def test_a_link_to_the_original_is_no_copy_of_it(demo, folder, tmp_path):
 
 
 def test_a_move_to_another_file_system_is_a_copy_first(demo, folder, tmp_path, monkeypatch):
-    rename = os.rename
+    link = os.link
 
     def refused(source, target):
         if str(source).startswith(str(folder)):
             raise OSError(18, "Invalid cross-device link")
-        rename(source, target)
+        link(source, target)
 
     content = {name: (folder / name).read_bytes() for name in FLAGGED}
-    monkeypatch.setattr(os, "rename", refused)
+    monkeypatch.setattr(os, "link", refused)
     actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
     assert (actions.done, actions.failed) == (3, {})
     assert {name: (tmp_path / "to" / name).read_bytes() for name in files_in(tmp_path / "to")} == content
@@ -1219,7 +1219,7 @@ def test_a_full_disk_ends_what_is_done_with_flagged_files(demo, folder, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nsfw_guard.scan.actions.sync_folder", full)
+    monkeypatch.setattr("nsfw_guard.scan.actions.place_new", full)
     with pytest.raises(OSError, match="No space left"):
         act(demo, "copy", folder, tmp_path / "to", tmp_path / "out")
     assert len(rows_of(tmp_path / "out")) == 6
