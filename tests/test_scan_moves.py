@@ -3,8 +3,8 @@
 import errno
 import json
 import os
-import subprocess
-import sys
+import signal
+from pathlib import Path
 
 import pytest
 from scanning import draw
@@ -16,62 +16,69 @@ from nsfw_guard.scan.actions import Actions
 from nsfw_guard.scan.row import Row
 from nsfw_guard.scan.sources import parse_sources
 
-# Acts on every file of a folder as if each were flagged.
-SCRIPT = """
-import errno, os, signal, sys
-from pathlib import Path
-from nsfw_guard import Redaction
-from nsfw_guard.scan.actions import Actions
-from nsfw_guard.scan.sources import parse_sources
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-source, to, out, kind, links, die_at = sys.argv[1:]
-if links == "refused":
-    def refused(*_, **__):
-        raise OSError(errno.EPERM, "Operation not permitted")
-    os.link = refused
-Path(out).mkdir(exist_ok=True)
-sources = parse_sources([source])
-actions = Actions(kind, Path(to), sources=sources, given=[source], out=Path(out), redaction=Redaction())
-entries = list(sources.entries())
-print("ready", flush=True)
-sys.stdin.readline()
-if int(die_at):
+
+def act(source, to, out, kind, links):
+    """Act on every file of a folder as if each were flagged; return how it ended."""
+    if links == "refused":
+
+        def refused(*_, **__):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        os.link = refused
+    Path(out).mkdir(exist_ok=True)
+    sources = parse_sources([str(source)])
+    actions = Actions(kind, Path(to), sources=sources, given=[str(source)], out=Path(out), redaction=Redaction())
+    for entry in sources.entries():
+        actions.on_flagged(entry)
+    return 2 if actions.failed else 0
+
+
+def forked(*arguments, die_at=0):
+    """Act in a child, which is killed before the nth of its steps on the disk; return how that ended."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     steps = 0
+
     def dying(real):
         def step(*args, **options):
-            global steps
+            nonlocal steps
             steps += 1
-            if steps == int(die_at):
+            if steps == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **options)
+
         return step
-    for name in ("link", "unlink", "fsync", "rename", "replace", "symlink"):
-        setattr(os, name, dying(getattr(os, name)))
-for entry in entries:
-    actions.on_flagged(entry)
-if actions.failed:
-    print(actions.failed, file=sys.stderr)
-    sys.exit(2)
-"""
+
+    code = 3
+    try:
+        for name in ("link", "unlink", "fsync", "rename", "replace", "symlink"):
+            setattr(os, name, dying(getattr(os, name)))
+        code = act(*arguments)
+    finally:
+        os._exit(code)
 
 
-def start(source, to, out, kind="move", links="there", die_at=0):
-    arguments = [source, to, out, kind, links, die_at]
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-
-
-def go(*processes):
-    """Let them begin together; return how they ended."""
-    for process in processes:
-        process.stdout.readline()
-    for process in processes:
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    for process in processes:
-        process.communicate(timeout=300)
-    return [process.returncode for process in processes]
+def together(*calls):
+    """Act in a child for each call, all of which begin at once; return how they ended."""
+    gate, opened = os.pipe()
+    children = []
+    for arguments in calls:
+        child = os.fork()
+        if not child:
+            code = 3
+            try:
+                os.close(opened)
+                os.read(gate, 1)
+                code = act(*arguments)
+            finally:
+                os._exit(code)
+        children.append(child)
+    os.close(gate)
+    os.close(opened)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def contents(folder):
@@ -89,7 +96,8 @@ def fill(folder, who, count=200):
 def test_processes_that_act_into_one_folder_lose_nothing(tmp_path, kind, links):
     for who in range(3):
         fill(tmp_path / f"in{who}", who)
-    codes = go(*(start(tmp_path / f"in{who}", tmp_path / "to", tmp_path / f"out{who}", kind, links) for who in range(3)))
+    calls = [(tmp_path / f"in{who}", tmp_path / "to", tmp_path / f"out{who}", kind, links) for who in range(3)]
+    codes = together(*calls)
     assert codes == [0, 0, 0]
     assert contents(tmp_path / "to") == sorted(f"{who} {number}".encode() for who in range(3) for number in range(200))
     for who in range(3):
@@ -100,7 +108,7 @@ def test_processes_that_act_into_one_folder_lose_nothing(tmp_path, kind, links):
 def test_processes_that_move_the_same_files_lose_nothing(tmp_path, links):
     """Which of them moves a file is open, and the other says so; each content is there."""
     fill(tmp_path / "in", "x")
-    go(*(start(tmp_path / "in", tmp_path / "to", tmp_path / f"out{who}", "move", links) for who in range(3)))
+    together(*((tmp_path / "in", tmp_path / "to", tmp_path / f"out{who}", "move", links) for who in range(3)))
     assert {*contents(tmp_path / "in"), *contents(tmp_path / "to")} == {f"x {number}".encode() for number in range(200)}
     assert not list((tmp_path / "to").glob(".*"))
 
@@ -112,13 +120,13 @@ def test_killed_before_every_step_it_goes_on(tmp_path, kind, links):
         case = tmp_path / str(die_at)
         case.mkdir()
         fill(case / "in", "x", 2)
-        (code,) = go(start(case / "in", case / "to", case / "out", kind, links, die_at))
+        code = forked(case / "in", case / "to", case / "out", kind, links, die_at=die_at)
         if code == 0:
             break
         assert code == -9
         expected = [b"x 0", b"x 1"]
         assert {*contents(case / "in"), *contents(case / "to")} >= set(expected)
-        assert go(start(case / "in", case / "to", case / "out", kind, links)) == [0]
+        assert forked(case / "in", case / "to", case / "out", kind, links) == 0
         if links == "there":
             assert contents(case / "to") == ([] if kind == "link" else expected)
         else:  # a part may be left, beside the whole
