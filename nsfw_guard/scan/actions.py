@@ -36,8 +36,9 @@ LOG = "actions.jsonl"
 class Actions:
     """Does one thing with each flagged file, once: what is done already, is left.
 
-    A link is moved as a copy of what it shows; what it leads to stays where it is. In folders that are links, the files
-    themselves are moved. Members of archives, and what is at URLs, can only be copied.
+    Only with what lies in the sources, which a file that a row of a table names need not. A link is moved as a copy of
+    what it shows; what it leads to stays where it is, and so do files behind a link to a folder outside of the sources.
+    Members of archives, and what is at URLs, can only be copied.
 
     Args:
         kind: One of ``KINDS``.
@@ -111,6 +112,12 @@ class Actions:
                 logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, self.failed[entry.path])
 
     def _act(self, entry: Entry, reason: str | None) -> None:
+        if not self._sources.names(entry.path):
+            raise ImageError("lies outside of the sources: a table names it. Name it, or its folder, as a source too.")
+        if self.kind == "move" and is_local_file(entry.path) and self._sources.leads_outside(entry.path):
+            raise ImageError(
+                "lies outside of the sources, in a folder that a link leads to. Name that folder, or use --copy."
+            )
         # What Windows cannot have in a name is of no matter elsewhere.
         target = self.folder / PurePosixPath(self._sources.relative_to_source(entry.path))
         if self._dry_run:
