@@ -54,9 +54,10 @@ def folder(tmp_path):
     return folder
 
 
-def scan(demo, out, *sources, form="parquet", actions=None, guard=None, **settings):
+def scan(demo, out, *sources, form="parquet", actions=None, guard=None, rejudge=False, **settings):
     found = parse_sources([str(source) for source in sources])
-    return run_scan(guard or demo, found, out, ScanSettings(workers=2, **settings), form=form, actions=actions)
+    how = ScanSettings(workers=2, **settings)
+    return run_scan(guard or demo, found, out, how, form=form, actions=actions, rejudge=rejudge)
 
 
 def command(*arguments):
@@ -142,8 +143,8 @@ def test_a_touched_file_is_read_again_and_not_scored_again(demo, folder, tmp_pat
 
 def test_another_model_or_preprocessing_scores_everything_again(demo, folder, tmp_path, tiny):
     scan(demo, tmp_path / "out", folder)
-    assert scan(demo, tmp_path / "out", folder, exact=True).scored == 5
-    assert scan(demo, tmp_path / "out", folder, guard=tiny, exact=True).scored == 5
+    assert scan(demo, tmp_path / "out", folder, exact=True, rejudge=True).scored == 5
+    assert scan(demo, tmp_path / "out", folder, guard=tiny, exact=True, rejudge=True).scored == 5
     rows = rows_of(tmp_path / "out")
     assert len(rows) == 6
     assert all(set(row.labels) == {"normal", "nsfw"} for row in rows.values())
@@ -153,7 +154,7 @@ def test_another_policy_decides_again_without_the_model(own_demo, folder, tmp_pa
     scan(own_demo, tmp_path / "out", folder)
     own_demo.policy = Policy(threshold=1.0, per_label={"heart": 0.5})
     monkeypatch.setattr(NsfwGuard, "classify", lambda *_, **__: pytest.fail("the model was asked"))
-    summary = scan(own_demo, tmp_path / "out", folder)
+    summary = scan(own_demo, tmp_path / "out", folder, rejudge=True)
     assert (summary.before, summary.flagged) == (6, 1)
     flagged = [row for row in rows_of(tmp_path / "out").values() if row.flagged]
     assert [(Path(row.path).name, row.reason) for row in flagged] == [("c.webp", "label")]
