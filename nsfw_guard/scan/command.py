@@ -157,6 +157,7 @@ def scan(
             "--dry-run goes with --move, --copy, --link or --redact-to; without one nothing but --out is written."
         )
     from ..cards import CARDS
+    from ..files import FULL
     from ..guard import NsfwGuard
     from ..identity import model_identity
     from ..images.settings import DecodeSettings
@@ -255,6 +256,10 @@ def scan(
             note = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
             said.err.print(Text(note, style="bold yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(f"{error}. Free some space and run the same command again: it goes on from here.") from error
     if not summary.files:
         said.err.print(Text(said.nothing(summary), style="bold red"), soft_wrap=True)
         raise typer.Exit(2)
