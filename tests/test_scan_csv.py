@@ -5,14 +5,14 @@ import json
 import os
 
 import pytest
-from scanning import draw, rows_of
+from scanning import draw, rows_of, write_old
 from typer.testing import CliRunner
 
 from nsfw_guard.cli import app
 from nsfw_guard.files import whole_file
 from nsfw_guard.scan import export, store
 from nsfw_guard.scan.export import neutral, write_csv
-from nsfw_guard.scan.parts import columns_of, labels_in, part_files, read_rows, write_part
+from nsfw_guard.scan.parts import labels_in, part_files, read_rows, write_part
 from nsfw_guard.scan.report.latest import latest_rows
 from nsfw_guard.scan.report.write import write_report
 from nsfw_guard.scan.row import Row
@@ -33,18 +33,9 @@ ODD = [
 ]  # fmt: skip
 
 
-def write_old(part, rows, labels=LABELS):
-    """Write a part as earlier versions did."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8", newline="") as file:
-        sheet = csv.DictWriter(file, columns_of(labels), restval="")
-        sheet.writeheader()
-        sheet.writerows(row.to_record() for row in rows)
-
-
 def old_folder(out, *parts):
     for number, rows in enumerate(parts, start=1):
-        write_old(out / f"parts/part-{number:06}.csv", rows)
+        write_old(out / f"parts/part-{number:06}.csv", rows, LABELS)
     (out / "scan.json").write_text(json.dumps({"schema_version": 1, "format": "csv", "model": "m@1"}))
     return out
 

@@ -177,7 +177,7 @@ def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     """Write a part; under its name it is there as a whole, and on the disk, or not at all.
 
     Args:
-        part: Its suffix is the format.
+        part: Its suffix is the format, one of ``FORMATS``.
         rows: Taken a few thousand at a time.
         labels: Which label columns there are: all that the rows have.
 
@@ -187,6 +187,8 @@ def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     Raises:
         OSError: The disk is full, or not writable.
     """
+    if part.suffix[1:] not in FORMATS:
+        raise ValueError(f"{part} is no part in one of the formats {FORMATS}")
     batches = _batches(rows)
     first = next(batches, None)
     if first is None:
