@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import IO, Any, BinaryIO
 
 from ..errors import one_line
-from ..images.sniff import HEAD, sniff
 from .entry import Entry, Member, member_path, text_to_path
 from .kinds import Choice
 from .links import LONGEST, Names
@@ -101,6 +100,8 @@ def _target(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
     """
     if not stat.S_ISLNK(info.external_attr >> 16) or info.file_size > LONGEST:
         return None
+    from ..images.sniff import HEAD, sniff  # with torch, which a report's page does not need
+
     try:
         data = opened.read(info)
     except Exception:  # encrypted, or damaged: whoever opens it as a file says so
