@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .cards import CARD_FILE, CARDS, DEFAULT_CARD, PACKAGE, ModelCard
 from .errors import CheckpointError, GuardError, SettingError, one_line
+from .files import write_new
 from .preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -165,8 +167,9 @@ def download(model: str | ModelCard, *, to: str | Path | None = None, revision: 
         raise CheckpointError(f"There is nothing to download for {model!r}: it is not on the Hub ({repo}).")
     folder = _from_hub(repo, revision or (card.revision if card else None), card, False, to=to)
     check_folder(folder)
-    if to is not None and card is not None and not (folder / CARD_FILE).exists():
-        (folder / CARD_FILE).write_text(f'card = "{card.name}"\n', encoding="utf-8")
+    if to is not None and card is not None:
+        with suppress(FileExistsError):  # somebody's own card stays
+            write_new(folder / CARD_FILE, f'card = "{card.name}"\n'.encode())
     return folder
 
 

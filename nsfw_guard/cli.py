@@ -7,6 +7,7 @@ not run.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from .bench.command import bench
 from .console import Cells, Color, Kind, Replacement, default_device, quiet, redaction_of
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
+from .files import write_new
 from .generation.command import generate
 from .scan.command import scan
 from .scan.report.command import report
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from .verdict import Verdict
 
 CLEAN, FLAGGED, FAILED = 0, 1, 2
+_TAKEN = "{} exists and is not overwritten; name another folder."
 
 app = typer.Typer(
     name="nsfw-guard",
@@ -258,15 +261,16 @@ def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict
 
     data = read_file(path, DecodeSettings())  # once: what is checked is what is copied
     target = None if redact_to is None else redact_to / path.name
-    if target is not None and target.exists():
-        raise SettingError(f"{target} exists and is not overwritten; name another folder.")
+    if target is not None and os.path.lexists(target):
+        raise SettingError(_TAKEN.format(target))
     (verdict,) = guard.check(data)
     if target is not None:
         if verdict.flagged:
             data = redact_file(data, format_of(target.name), guard.redaction, guard.passes, reason=verdict.reason)
-        part = target.with_name(f".{target.name}.part")
-        part.write_bytes(data)
-        part.replace(target)
+        try:
+            write_new(target, data)
+        except FileExistsError:  # by now
+            raise SettingError(_TAKEN.format(target)) from None
     return verdict
 
 
