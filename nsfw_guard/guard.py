@@ -116,8 +116,7 @@ class NsfwGuard(PreTrainedModel):
         precision, device, dtype = parse_runtime(settings["runtime"], device, settings["dtype"])
         self._placement = Placement(device, dtype, stored_dtype(folder, variant))
         self._this_thread = PerThread[list[Verdict]]()
-        start = self._placement.device or torch.device("cpu")
-        loaded_as = self._placement.dtype or self._placement.on(start)
+        start, loaded_as = self._placement.start()
         self.classifier = Classifier.load(
             folder, card, dtype=loaded_as, runtime=settings["runtime"], onnx=precision, variant=variant
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import SettingError
+from .errors import CheckpointError, SettingError
 from .hosts import Pipelines, said_by
 
 _CONSTANTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
@@ -34,6 +34,11 @@ class Placement:
         self._stored = stored
         self._was_cast = self._was_moved = False  # by a host
 
+    def start(self) -> tuple[torch.device, torch.dtype]:
+        """Return where the weights are to be before the first image, and what they are loaded as."""
+        device = self.device or torch.device("cpu")
+        return device, self.dtype or fastest_dtype(device, self._stored)
+
     def on(self, device: torch.device) -> torch.dtype | None:
         """Return the dtype that the weights take on a device; ``None``: they keep what is pinned or a host's."""
         return None if self.dtype or self._was_cast else fastest_dtype(device, self._stored)
@@ -49,14 +54,21 @@ class Placement:
             guard: Where hooks may be.
             classifier: What has the weights.
             device: Of the images, if they are on one.
+
+        Raises:
+            CheckpointError: A host has moved the weights to where they hold nothing.
         """
         device = self.device or device
         if is_hooked(guard):
             fire_hook(guard)
             return device or execution_device(guard)
-        if device is None:
-            return execution_device(guard)
         weights = next(classifier.parameters())
+        if weights.device.type == "meta":
+            raise CheckpointError(
+                "The guard's weights are on the meta device, which keeps no values: it, or its pipeline, was moved "
+                "there. Load the guard again."
+            )
+        device = device or weights.device
         if weights.device != device or self.on(device) not in (None, weights.dtype):
             with classifier.turns.alone():  # past the guard's own _apply: this is no host's wish
                 classifier.to(device=device, dtype=self.on(device))

@@ -181,6 +181,7 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
         if getattr(pipe, name) is not component:
             attachment.replaced[name] = (getattr(pipe, name), pipe.config[name])
             pipe.register_modules(**{name: component})
+    attachment.guard._placement.pipelines.remember(pipe)  # who reads the guard's dtype is told the pipeline's
 
 
 def _inner_pipelines(pipe: Any) -> Iterator[Any]:
