@@ -51,7 +51,7 @@ def settings_in(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any
     Raises:
         SettingError: Neither a guard nor a host knows an argument.
     """
-    return _known("from_pretrained", given, frozenset(known), _ON_LOADING)
+    return _known("from_pretrained", given, frozenset(known), _ON_LOADING, ("dtype",))
 
 
 def upload_in(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,13 +60,16 @@ def upload_in(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingError: No host knows an argument.
     """
-    return _known("save_pretrained", given, _ON_UPLOAD, _ON_SAVING)
+    named = ("variant", "max_shard_size", "safe_serialization", "is_main_process", "push_to_hub")
+    return _known("save_pretrained", given, _ON_UPLOAD, _ON_SAVING, named)
 
 
-def _known(call: str, given: Mapping[str, Any], known: frozenset[str], others: frozenset[str]) -> dict[str, Any]:
+def _known(
+    call: str, given: Mapping[str, Any], known: frozenset[str], others: frozenset[str], named: tuple[str, ...]
+) -> dict[str, Any]:
     for name in given:
         if name not in known | others:
-            refuse_unknown(f"{call}(…, {name}=…)", name, known, "It takes")
+            refuse_unknown(f"{call}(…, {name}=…)", name, known.union(named), "It takes")
     return {name: value for name, value in given.items() if name in known}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
+
+import torch
 
 T = TypeVar("T")
 
@@ -34,33 +36,36 @@ class Turns:
     def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
         return Turns, ()
 
-    @contextmanager
-    def shared(self, prepare: Callable[[], T]) -> Iterator[T]:
+    def shared(self, prepare: Callable[[], T]) -> Turn[T]:
         """Have the weights beside other calls, as ``prepare`` leaves them.
 
         Args:
-            prepare: Brings them where the call needs them, within ``alone`` if they are elsewhere.
-
-        Yields:
-            What ``prepare`` returned.
+            prepare: Brings them where the call needs them, within ``alone`` if they are elsewhere. What it returns is
+                what the turn begins with.
         """
+        return Turn(partial(self._begin, prepare), self._end)
+
+    def alone(self, prepare: Callable[[], T] = lambda: None) -> Turn[T]:  # type: ignore[assignment, return-value]
+        """Have the weights to oneself, once the calls of other threads are done; as for ``shared``."""
+        return Turn(partial(self._claim, prepare), self._free.release)
+
+    def _begin(self, prepare: Callable[[], T]) -> T:
         me = threading.get_ident()
         with self._free:
             self._free.wait_for(lambda: not self._moves or me in self._calls)
             prepared = prepare()
             self._calls[me] += 1
-        try:
-            yield prepared
-        finally:
-            with self._free:
-                self._calls[me] -= 1
-                if not self._calls[me]:
-                    del self._calls[me]
-                self._free.notify_all()
+            return prepared
 
-    @contextmanager
-    def alone(self, prepare: Callable[[], T] = lambda: None) -> Iterator[T]:  # type: ignore[assignment, return-value]
-        """Have the weights to oneself, once the calls of other threads are done; as for ``shared``."""
+    def _end(self) -> None:
+        me = threading.get_ident()
+        with self._free:
+            self._calls[me] -= 1
+            if not self._calls[me]:
+                del self._calls[me]
+            self._free.notify_all()
+
+    def _claim(self, prepare: Callable[[], T]) -> T:
         me = threading.get_ident()
         with self._free:
             self._moves += 1
@@ -69,4 +74,21 @@ class Turns:
             finally:
                 self._moves -= 1
                 self._free.notify_all()
-            yield prepare()
+            prepared = prepare()
+            self._free.acquire()  # a second time: it is kept beyond this block
+            return prepared
+
+
+class Turn(Generic[T]):
+    """A turn, while it lasts. No part of a compiled graph."""
+
+    def __init__(self, begin: Callable[[], T], end: Callable[[], None]) -> None:
+        self._begin, self._end = begin, end
+
+    @torch.compiler.disable
+    def __enter__(self) -> T:
+        return self._begin()
+
+    @torch.compiler.disable
+    def __exit__(self, *_: object) -> None:
+        self._end()
