@@ -7,13 +7,13 @@ import pipelines
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach
 from pipelines import modular, slots
 from safetensors.torch import save_file
 from test_attach_more import adapter_for, run_adapter, vision_tower
 
 from nsfw_guard import NsfwGuard
 from nsfw_guard.hosts import Pipelines
-from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach, detach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -355,9 +355,9 @@ class Hub:
     def snapshot(self, repo, allow_patterns=None, ignore_patterns=None, **_):
         for name in self.listing:
             allowed = allow_patterns is None or any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)
-            if allowed and not any(fnmatch.fnmatch(name, pattern) for pattern in ignore_patterns or ()):
-                if (self.repository / name).exists():
-                    self.fetch(name)
+            ignored = any(fnmatch.fnmatch(name, pattern) for pattern in ignore_patterns or ())
+            if allowed and not ignored and (self.repository / name).exists():
+                self.fetch(name)
         return str(self.cache)
 
 
