@@ -290,7 +290,7 @@ class NsfwGuard(PreTrainedModel):
             host: What hosts pass to every component; of no meaning here.
 
         Raises:
-            SettingError: An argument that no host passes.
+            SettingError: An argument is nearly one of these, and none of them.
         """
         upload = upload_in(host)
         if not safe_serialization:
@@ -320,7 +320,7 @@ class NsfwGuard(PreTrainedModel):
             given: Other settings; and what hosts pass to every component (``device_map``, …), of no meaning here.
 
         Raises:
-            SettingError: An argument that neither ``NsfwGuard`` nor a host knows, or a setting out of its range.
+            SettingError: An argument is nearly a setting and none, or a setting is out of its range.
             CheckpointError: A checkpoint that cannot be found, read or trusted.
         """
         settings = settings_in(given, list(inspect.signature(cls).parameters)[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any, NoReturn
 from torch import nn
 
 from .errors import SettingError
+
+logger = logging.getLogger(__name__)
 
 # What accelerate, diffusers, transformers, their quantizers, peft, DeepSpeed and torch's wrappers set on models, beyond
 # what the classes of torch and transformers have and what begins with an underscore.
@@ -49,7 +52,7 @@ def settings_in(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any
     """Return what a guard takes of the arguments of ``from_pretrained``; the rest is for other components.
 
     Raises:
-        SettingError: Neither a guard nor a host knows an argument.
+        SettingError: An argument is nearly one of a guard's.
     """
     return _known("from_pretrained", given, frozenset(known), _ON_LOADING, ("dtype",))
 
@@ -58,7 +61,7 @@ def upload_in(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``push_to_hub`` takes of the arguments of ``save_pretrained``; the rest is for other components.
 
     Raises:
-        SettingError: No host knows an argument.
+        SettingError: An argument is nearly one of a guard's.
     """
     named = ("variant", "max_shard_size", "safe_serialization", "is_main_process", "push_to_hub")
     return _known("save_pretrained", given, _ON_UPLOAD, _ON_SAVING, named)
@@ -67,9 +70,11 @@ def upload_in(given: Mapping[str, Any]) -> dict[str, Any]:
 def _known(
     call: str, given: Mapping[str, Any], known: frozenset[str], others: frozenset[str], named: tuple[str, ...]
 ) -> dict[str, Any]:
-    for name in given:
-        if name not in known | others:
-            refuse_unknown(f"{call}(…, {name}=…)", name, known.union(named), "It takes")
+    for name in sorted(given.keys() - known - others):
+        meant = known.union(named)
+        if difflib.get_close_matches(name, meant, n=1, cutoff=0.8):
+            refuse_unknown(f"{call}(…, {name}=…)", name, meant, "It takes")
+        logger.warning("%s(…, %s=…): a guard has no such setting, and ignores it.", call, name)  # of a newer host
     return {name: value for name, value in given.items() if name in known}
 
 

@@ -197,6 +197,17 @@ def test_from_pretrained_of_a_card_a_checkpoint_and_a_hub_id(tiny_folder, monkey
         NsfwGuard.from_pretrained("nobody")
 
 
+@pytest.mark.parametrize("call", ["from_pretrained", "save_pretrained"])
+def test_what_only_a_newer_host_passes_is_ignored_and_said(guard, tiny_folder, tmp_path, caplog, call):
+    """To fail here would leave half a pipeline."""
+    if call == "from_pretrained":
+        NsfwGuard.from_pretrained(tiny_folder, device_mesh=None)
+    else:
+        guard.save_pretrained(tmp_path / "saved", device_mesh=None)
+        assert settings_of(NsfwGuard(tmp_path / "saved")) == settings_of(guard)
+    assert f"{call}(…, device_mesh=…): a guard has no such setting, and ignores it." in caplog.text
+
+
 def test_from_pretrained_knows_its_arguments(tiny_folder):
     hosts = {"device_map": None, "low_cpu_mem_usage": True, "use_safetensors": None, "max_memory": None}
     assert NsfwGuard.from_pretrained(tiny_folder, **hosts).views == "auto"
