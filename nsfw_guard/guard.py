@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .cards import ModelCard
+from .cards import ModelCard, policy_for
 from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
 from .clips import redact_alike
@@ -103,14 +103,13 @@ class NsfwGuard(PreTrainedModel):
         self._pinned_dtype = parse_dtype(dtype)
         self._this_thread = _PerThread()
         folder, card = find_checkpoint(model, card=card, revision=revision, local_files_only=local_files_only)
-        self.policy = _policy(policy, card)
+        self.policy = policy_for(card, policy)
         self._stored_dtype = stored_dtype(folder)
         # Whether the dtype may still follow the device: until a host casts the guard.
         self._dtype_follows_device = self._pinned_dtype is None
         start = self._pinned_device or torch.device("cpu")
         loaded_as = self._pinned_dtype or fastest_dtype(start, self._stored_dtype)
         self.classifier = Classifier.load(folder, card, dtype=loaded_as, runtime=runtime, onnx=self._precision)
-        self.policy.validate_for(self.classifier.labels)
         self.requires_grad_(False)
         self.eval()
         self._place(start)
@@ -342,16 +341,6 @@ class NsfwGuard(PreTrainedModel):
             if weights.device != device or (dtype is not None and weights.dtype != dtype):
                 self.classifier.to(device=device, dtype=dtype)  # past the guard's own _apply: this is no host's wish
         return device
-
-
-def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:
-    if policy is None or isinstance(policy, str):
-        return card.policy(policy or "balanced")
-    if not isinstance(policy, Policy):
-        raise SettingError(
-            f"policy is {policy!r}; expected a Policy or one of the card's presets: {sorted(card.presets)}."
-        )
-    return policy
 
 
 # diffusers records a component under the module that it is from, and a reload finds it only if that module is imported:

@@ -141,9 +141,12 @@ def test_labels_that_nobody_knows_are_refused_and_the_error_maps_them(folder):
     change_config(folder, id2label={"0": "LABEL_0", "1": "spicy"})
     with pytest.raises(SettingError, match=r"not known how severe \['LABEL_0', 'spicy'\] are") as caught:
         NsfwGuard(folder)
-    # What the error says to put into the file works, once the levels are right.
+    # What the error says to put into the file works, once the levels are said.
     table = str(caught.value).split("beside the weights:\n")[1]
-    (folder / CARD_FILE).write_text(table.replace('"spicy" = "neutral"', '"spicy" = "high"'))
+    (folder / CARD_FILE).write_text(table)
+    with pytest.raises(SettingError, match=r"does not say yet how severe \['LABEL_0', 'spicy'\] are"):
+        NsfwGuard(folder)
+    (folder / CARD_FILE).write_text(table.replace('"spicy" = "?"', '"spicy" = "high"').replace('"?"', '"neutral"'))
     assert NsfwGuard(folder).card.levels["spicy"].name == "HIGH"
 
 
