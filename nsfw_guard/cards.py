@@ -70,8 +70,8 @@ class Figure:
     source: str
 
 
-# A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card. It alone may
-# be on a card that it does not fit, which then needs a policy by numbers.
+# A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card. Of all
+# presets, this one may be on a card whose labels cannot reach it: such a model needs a policy by numbers.
 _ARGMAX = Preset(0.5, Level.MEDIUM, "argmax")
 
 
@@ -220,8 +220,10 @@ class ModelCard:
         """
         known = {label: VOCABULARY.get(_words(label)) for label in labels}
         if unknown := [label for label, level in known.items() if level is None]:
-            said = {json.dumps(label, ensure_ascii=False): known[label] for label in labels}
-            said = {label: UNKNOWN if level is None else level for label, level in said.items()}
+            said = {
+                json.dumps(label, ensure_ascii=False): UNKNOWN if level is None else level
+                for label, level in known.items()
+            }
             example = ", ".join(f'{label}: "{level}"' for label, level in said.items())
             hint = f'   # {UNKNOWN} is "neutral", "low", "medium" or "high"'
             table = "\n".join(f'{label} = "{level}"{hint if level == UNKNOWN else ""}' for label, level in said.items())

@@ -311,7 +311,7 @@ class NsfwGuard(PreTrainedModel):
         device, dtype = execution_device(self), self.classifier.dtype
         path, why = self.classifier.forward_path.describe(self.classifier.body, device, dtype)
         return {
-            "model": self.card.identity,
+            "model": self.classifier.scored_as.identity,
             "labels": {label: self.card.levels[label].name.lower() for label in self.classifier.labels},
             "policy": {"level": self.policy.level.name.lower(), "threshold": self.policy.threshold},
             "redaction": self.redaction.kind,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Level(str, enum.Enum):
     """How severe a label is: ``NEUTRAL < LOW < MEDIUM < HIGH``.
 
-    A level is written as its lower-case name, by ``json.dumps``, ``dataclasses.asdict`` and pydantic too. It compares and
-    counts as a number from 0 to 3.
+    A level is written as its lower-case name, by ``json.dumps``, ``dataclasses.asdict`` and pydantic too. It compares
+    and counts as a number from 0 to 3.
     """
 
     severity: int
@@ -28,6 +28,7 @@ class Level(str, enum.Enum):
     HIGH = "high"
 
     def __new__(cls, name: str) -> Level:
+        """Make one, more severe than those before it."""
         level = str.__new__(cls, name)
         level._value_ = name
         level.severity = len(cls.__members__)

@@ -256,7 +256,7 @@ def test_the_template_fills_in_what_is_known_and_only_the_rest_is_to_be_said(tmp
     path.write_text(template.replace('= "?"', '= "neutral"'), encoding="utf-8")
     card = ModelCard.from_toml(path)
     assert tuple(card.levels) == labels
-    assert [level.name for level in card.levels.values()] == "HIGH NEUTRAL HIGH NEUTRAL NEUTRAL LOW".split()
+    assert " ".join(level.name for level in card.levels.values()) == "HIGH NEUTRAL HIGH NEUTRAL NEUTRAL LOW"
     # The same in Python.
     code = text.split("NsfwGuard(..., card=")[1].split(")\nor in a file")[0]
     with pytest.raises(SettingError, match="does not say yet how severe"):
