@@ -16,6 +16,7 @@ from .cards import ModelCard, policy_for
 from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
 from .classifier import Classifier, stored_dtype
 from .clips import redact_alike
+from .cosmos import say_prompts_unread
 from .errors import ImageError, SettingError
 from .images import ImageBatch, read_images
 from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype, parse_runtime
@@ -195,7 +196,8 @@ class NsfwGuard(PreTrainedModel):
         return result.images, result.flags
 
     def check_text_safety(self, prompt: str) -> bool:
-        """Pass every prompt, as Cosmos pipelines ask of their checker: the guard looks at images only."""
+        """Pass every prompt unread, and say so once: Cosmos pipelines ask it of their slot; see ``CosmosChecker``."""
+        say_prompts_unread(self)
         return True
 
     def check_video_safety(self, frames: Any) -> Any:
