@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
+from nsfw_guard.cosmos import CosmosChecker
 from nsfw_guard.errors import SettingError
 from nsfw_guard.guard import NsfwGuard
 from nsfw_guard.verdict import Verdict
@@ -77,6 +78,7 @@ def attach(
     attachment = before
     if attachment is None:
         in_slot = getattr(pipe, "safety_checker", None)
+        in_slot = in_slot.guard if isinstance(in_slot, CosmosChecker) else in_slot
         attachment = Attachment(guard or (in_slot if isinstance(in_slot, NsfwGuard) else NsfwGuard()), settings)
     attachment.settings = settings
     if isinstance(pipe, _MODULAR):
