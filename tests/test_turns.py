@@ -202,6 +202,25 @@ def test_no_call_begins_before_a_move_that_waits():
     assert order == ["move", "call"]
 
 
+def test_nobody_comes_in_between_while_a_turn_is_alone():
+    """A nested call, as of a hook, does not wait: waiting would give the turn away."""
+    turns, order = Turns(), []
+
+    def move(name):
+        with turns.alone():
+            order.append(name)
+
+    with turns.alone():
+        others = [Job(lambda name=name: move(name)) for name in "ab"]
+        with turns.shared(lambda: None), turns.alone():
+            others[0].join(WATCHED)
+            order.append("nested")
+    for other in others:
+        other.result()
+    assert order[0] == "nested"
+    assert sorted(order[1:]) == ["a", "b"]
+
+
 @pytest.mark.parametrize("method", [copy.copy, copy.deepcopy, lambda turns: pickle.loads(pickle.dumps(turns))])
 def test_copies_start_anew(method):
     turns = Turns()
