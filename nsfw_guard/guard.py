@@ -26,7 +26,7 @@ from .placement import Placement, is_hooked, parse_device, parse_runtime
 from .policy import Policy
 from .preprocess import ViewBatch
 from .redact import Redaction, denormalize_flagged, redact_flagged
-from .saved import save_guard, saved_settings, say_safetensors_only
+from .saved import meant_by_host, save_guard, saved_settings, say_safetensors_only
 from .settings import ASSIGNABLE, CHECKED, Setting, parse_batch_size, parse_views, refuse_attribute, settled
 from .turns import PerThread
 from .verdict import GuardResult, Scores, Verdict
@@ -329,7 +329,8 @@ class NsfwGuard(PreTrainedModel):
         cast = dtype if dtype is not None else torch_dtype
         if isinstance(cast, str) and cast != "auto":
             settings["dtype"] = cast
-        guard = cls(model, **settings)
+        where = {name: settings.get(name) for name in ("subfolder", "revision")}
+        guard = cls(meant_by_host(model, **where), **settings)
         if isinstance(cast, torch.dtype):
             guard.to(cast)
         return guard

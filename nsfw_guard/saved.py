@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cards import CARDS
 from .checkpoint import SAVED, read_config, read_saved
 from .errors import CheckpointError, SettingError
 from .placement import Placement
@@ -82,6 +83,19 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     except (TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"The settings of the guard in {folder} cannot be read: {error}") from error
     return settings
+
+
+def meant_by_host(model: Any, *, subfolder: str | None = None, revision: str | None = None) -> Any:
+    """Return the folder of a saved guard for its path as text, which looks like a Hub id if it is relative.
+
+    So do hosts name the components of a pipeline. Anything else is returned as it is; a name that is pinned, by its
+    card or a revision, never means a folder.
+    """
+    if isinstance(model, str) and revision is None and CARDS.for_repo(model) is None:
+        folder = Path(model, subfolder or "")
+        if (folder / "config.json").is_file() and read_saved(folder) is not None:
+            return Path(model)
+    return model
 
 
 @lru_cache(maxsize=1)

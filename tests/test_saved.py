@@ -242,6 +242,30 @@ def test_the_guard_of_a_saved_pipeline(guard, tmp_path, monkeypatch):
         NsfwGuard(tmp_path / "pipe", subfolder="nowhere")
 
 
+def test_a_relative_path_of_a_saved_guard_is_no_hub_id_where_a_host_gives_it(guard, tmp_path, monkeypatch):
+    """diffusers names the folder of a component by its path, as it was given to the pipeline."""
+    monkeypatch.chdir(tmp_path)
+    pipelines.stable_diffusion(guard).save_pretrained("pipe")
+    assert settings_of(DiffusionPipeline.from_pretrained("pipe").safety_checker) == settings_of(guard)
+    shutil.copytree("pipe", "org/pipe")
+    nested = NsfwGuard.from_pretrained("org/pipe", subfolder="safety_checker")
+    assert settings_of(nested) == settings_of(guard)
+    with pytest.raises(SettingError, match="has the form of a Hub id"):
+        NsfwGuard("pipe/safety_checker")
+    fetched = []
+
+    def refuse(repo, **_):
+        fetched.append(repo)
+        raise FileNotFoundError(repo)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    shutil.copytree("pipe/safety_checker", "Falconsai/nsfw_image_detection")
+    for name, given in (("Falconsai/nsfw_image_detection", {}), ("pipe/safety_checker", {"revision": "main"})):
+        with pytest.raises(CheckpointError):
+            NsfwGuard.from_pretrained(name, **given)
+        assert fetched.pop() == name
+
+
 # --- Variants, shards, pickles ---------------------------------------------------------------------------------------
 
 
