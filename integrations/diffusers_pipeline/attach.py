@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
+from nsfw_guard.cosmos import CosmosChecker
 from nsfw_guard.errors import SettingError
 from nsfw_guard.guard import NsfwGuard
 from nsfw_guard.verdict import Verdict
@@ -77,6 +78,7 @@ def attach(
     attachment = before
     if attachment is None:
         in_slot = getattr(pipe, "safety_checker", None)
+        in_slot = in_slot.guard if isinstance(in_slot, CosmosChecker) else in_slot
         attachment = Attachment(guard or (in_slot if isinstance(in_slot, NsfwGuard) else NsfwGuard()), settings)
     attachment.settings = settings
     if isinstance(pipe, _MODULAR):
@@ -181,6 +183,7 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
         if getattr(pipe, name) is not component:
             attachment.replaced[name] = (getattr(pipe, name), pipe.config[name])
             pipe.register_modules(**{name: component})
+    attachment.guard._placement.pipelines.remember(pipe)  # who reads the guard's dtype is told the pipeline's
 
 
 def _inner_pipelines(pipe: Any) -> Iterator[Any]:

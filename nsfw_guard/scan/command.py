@@ -46,7 +46,8 @@ def scan(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model card, a Hub id (org/name), or a checkpoint folder. Default: that of --out, else freepik."
+            help="A model card, a Hub id (org/name), or a checkpoint folder (./folder). Default: that of --out, else "
+            "freepik."
         ),
     ] = None,
     policy: Annotated[
