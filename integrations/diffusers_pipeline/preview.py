@@ -19,24 +19,34 @@ from .settings import Attachment
 _SHORT_SIDE = 32
 # The parameters of the one way to unpack latents that many classes share.
 _UNPACK = ["latents", "height", "width", "vae_scale_factor"]
+# Schedulers with sigmas whose models predict nothing that leads to the finished sample in one line.
+_NOT_KNOWN = ("CMStochasticIterativeScheduler", "MiniMaxH3Scheduler", "PiflowScheduler")
+# Parts of the names of those whose models predict the direction from the original to noise.
+_FLOW = ("FlowMatch", "FlowMap", "LTXEulerAncestralRF", "HeliosDMD")
 
 ADVICE = "Pass preview=, a function of the pipeline and the predicted latents: [B, 3, H, W] in [-1, 1]."
 
 
-def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor, result: Any) -> Tensor:
-    """The finished sample that a scheduler's step predicts, of the shape of ``sample``.
+def predicts(scheduler: Any) -> bool:
+    """Whether it is known what a scheduler predicts, as far as its kind tells."""
+    named = any(base.__name__ in _NOT_KNOWN for base in type(scheduler).__mro__)
+    return not named and (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod"))
+
+
+def predicted_original(scheduler: Any, given: dict[str, Any], result: Any) -> Tensor:
+    """The finished sample that a scheduler's step predicts, of the shape of the sample.
 
     Args:
         scheduler: After its step.
-        model_output: What the step was given: noise, velocity or sample, after guidance.
-        timestep: What the step was given.
-        sample: What the step was given.
+        given: What the step was given, by name: ``model_output`` (noise, velocity or sample, after guidance),
+            ``timestep``, ``sample`` and, where the tokens have times of their own, ``per_token_timesteps``.
         result: What it returned.
 
     Raises:
         SettingError: The scheduler is of no known family.
     """
     name = type(scheduler).__name__
+    model_output, sample = given["model_output"], given["sample"]
     unknown = SettingError(f"What a {name} predicts is not known: it cannot be stopped early. Attach without early=.")
     if not isinstance(sample, Tensor) or not isinstance(model_output, Tensor):
         raise unknown
@@ -51,15 +61,20 @@ def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, samp
         original: Tensor = kept[-1]
         return original
     # Flow matching: the sample lies on a line from the original to noise, and the model predicts its direction.
-    flow = scheduler.config.get("prediction_type") == "flow_prediction"
-    if ("FlowMatch" in name or flow) and scheduler.step_index is not None:
+    flow = scheduler.config.get("prediction_type") == "flow_prediction" or any(kind in name for kind in _FLOW)
+    times = given.get("per_token_timesteps")
+    if flow and times is not None:  # then the direction is the other one: FlowMatchEulerDiscreteScheduler.step
+        sigma = (times / scheduler.config.num_train_timesteps).to(sample.device, torch.float32)[..., None]
+        line: Tensor = sample.float() + sigma * model_output.float()
+        return line.to(sample.dtype)
+    if flow and scheduler.step_index is not None:
         sigma = scheduler.sigmas[max(scheduler.step_index - 1, 0)].to(sample.device, torch.float32)
-        line: Tensor = sample.float() - sigma * model_output.float()
+        line = sample.float() - sigma * model_output.float()
         return line.to(sample.dtype)
     kind = scheduler.config.get("prediction_type")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "v_prediction", "sample"):
         raise unknown
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
+    alpha = scheduler.alphas_cumprod[int(given["timestep"])].to(sample.device, torch.float32)
     x, y = sample.float(), model_output.float()
     if kind == "epsilon":
         y = (x - (1 - alpha).sqrt() * y) / alpha.sqrt()
