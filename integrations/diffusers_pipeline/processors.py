@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,8 +35,23 @@ def funnel(processor: Any) -> Any:
 
 def mixins_for(processor: Any) -> tuple[type, ...]:
     """The mixins that guard a processor: one for each of its methods that finish something."""
-    found = (mixin for name, mixin in _MIXINS.items() if callable(getattr(type(processor), name, None)))
-    return tuple(found)
+    return tuple(mixin for name, mixin in _MIXINS.items() if _finishes(type(processor), name))
+
+
+def _finishes(cls: type, name: str) -> bool:
+    """Whether a method of a class finishes something as diffusers' does; a pipeline for text has a ``postprocess`` too.
+
+    By whose it is, or by its ``output_type``. What other objects make is looked at when the call returns it.
+    """
+    method = getattr(cls, name, None)
+    if not callable(method):
+        return False
+    if any(name in vars(base) and base.__module__.startswith("diffusers.") for base in cls.__mro__):
+        return True
+    try:
+        return "output_type" in inspect.signature(method).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 class _Guarded:

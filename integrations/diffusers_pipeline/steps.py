@@ -43,7 +43,7 @@ def hearing(scheduler: Any, record: Record, listener: Listener) -> Iterator[None
                 scheduler.__class__ = type(scheduler)._unguarded
 
 
-def _heard_class(cls: Any) -> type:
+def _heard_class(cls: Any) -> Any:
     """A subclass for one object, which tells of its steps; of none that the object's copies take."""
     listeners: list[tuple[Record, Listener]] = []
     order = _order_of(cls)

@@ -18,6 +18,16 @@ def guard_object(target: Any, mixins: tuple[type, ...], attachment: Any) -> None
     target.__dict__["_nsfw_guard"] = attachment
 
 
+def can_be_guarded(target: Any, mixins: tuple[type, ...]) -> bool:
+    """Whether an object's class can be changed, tried on an empty object of that class."""
+    cls: Any = type(target)
+    try:
+        object.__new__(cls).__class__ = _guarded_class(cls, mixins)
+    except TypeError:  # it keeps its attributes in a way of its own
+        return False
+    return True
+
+
 def release_object(target: Any) -> None:
     """Give an object its own class back."""
     if is_guarded_object(target):
