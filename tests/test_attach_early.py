@@ -287,6 +287,16 @@ def test_the_scaling_of_the_vae_is_undone(config, expected):
     assert _decode(Vae(**config), torch.full((1, 3, 2, 2), 3.0))[0, :, 0, 0].tolist() == expected
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_the_scaling_of_a_vae_that_has_one_for_each_frame(frames):
+    """Cosmos 1: a list of 16 channels times 64 frames."""
+    vae = Vae(latents_mean=[1.0, 2.0, 10.0, 20.0], latents_std=[2.0, 3.0, 1.0, 1.0])
+    vae.weights = torch.nn.Parameter(torch.zeros(1, 1, 1, 1, 1))  # one for clips
+    _decode(vae, torch.full((1, 2, frames, 1, 1), 3.0))
+    ((seen, _),) = vae.seen
+    assert seen[0, :, :, 0, 0].tolist() == [[7.0, 11.0][:frames], [13.0, 23.0][:frames]]
+
+
 @pytest.mark.parametrize(("upcast", "wanted"), [(True, torch.float32), (False, torch.float16)])
 def test_a_vae_that_overflows_in_half_precision_decodes_in_float32(upcast, wanted):
     vae = Vae(force_upcast=upcast).half()
@@ -370,6 +380,14 @@ def test_a_preview_of_the_users_own_and_a_tiny_vae(guard):
     tiny = AutoencoderTiny(**channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
     pipe = attach(case.build(), guard, early=EarlyExit(every=1, after=0.0, threshold=0.0, preview=tiny))
     assert case.run(pipe).verdicts[0].reason == "early"
+
+
+def test_latents_whose_frames_come_first():
+    latents = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 2, 2)  # two frames of three channels
+    for cls in ("CogVideoXPipeline", "AnyFlowPipeline"):
+        pipe = type(cls, (), {"vae": Vae()})()
+        pipe.vae.config = type("Config", (dict,), {"latent_channels": 3})()
+        assert preview_of(pipe, latents, "vae", None, {}).shape == (1, 3, 2, 2)
 
 
 def test_latents_of_an_unknown_form_are_an_error_that_says_what_to_pass(guard):

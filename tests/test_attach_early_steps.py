@@ -8,11 +8,12 @@ import logging
 import pickle
 import re
 import threading
+from abc import ABCMeta
 
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, SchedulerMixin
 from nsfw_guard.integrations.diffusers_pipeline import EarlyExit, attach, table
 from nsfw_guard.integrations.diffusers_pipeline.coverage import installed_pipelines
 from nsfw_guard.integrations.diffusers_pipeline.preview import predicted_original
@@ -81,6 +82,19 @@ def test_copies_are_ordinary_schedulers(method, nobody):
     twin.set_timesteps(2)
     twin.step(torch.zeros(1, 4, 2, 2), twin.timesteps[0], torch.zeros(1, 4, 2, 2))
     assert not heard
+
+
+def test_a_scheduler_that_is_heard_is_of_its_class_to_those_who_compare(nobody):
+    """Bria scales its latents unless ``type(self.scheduler)`` is flow matching's."""
+    for cls in (DDIMScheduler, ABCMeta("Abstract", (DDIMScheduler,), {})):
+        scheduler = cls()
+        with hearing(scheduler, record(nobody), print):
+            assert type(scheduler) == cls  # noqa: E721
+            assert cls == type(scheduler)  # noqa: E721
+            assert not type(scheduler) != cls  # noqa: E721, SIM202
+            assert type(scheduler) in {cls: 1}
+            assert type(scheduler) != SchedulerMixin  # noqa: E721
+        assert type(scheduler) is cls
 
 
 def test_a_pipeline_copied_in_a_callback_has_an_ordinary_scheduler(nobody):
@@ -295,6 +309,14 @@ def test_copies_of_a_scheduler_for_each_frame_cannot_be_stopped(preview, nobody)
     with pytest.raises(SettingError, match="with copies of its scheduler, one for each frame. Attach without early="):
         attach(pipe, nobody, early=EarlyExit(preview=preview))
     assert type(pipe) is cls
+
+
+def test_a_vae_that_decodes_one_size_needs_a_preview_of_the_users_own():
+    pipe = object.__new__(diffusers.AllegroPipeline)
+    pipe.scheduler = DDIMScheduler()
+    with pytest.raises(SettingError, match="Pass preview="):
+        EarlyExit().validate_for(pipe)
+    EarlyExit(preview=blank).validate_for(pipe)
 
 
 def test_a_class_of_a_users_own_that_steps_a_copy_says_so_and_draws_on(everybody, caplog):

@@ -179,8 +179,7 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     latents = latents.to(dtype)
     if mean is not None and std is not None:
-        shape = (1, -1, *[1] * (latents.ndim - 2))
-        mean, std = (torch.tensor(v, device=latents.device, dtype=dtype).view(shape) for v in (mean, std))
+        mean, std = (_of_shape(torch.tensor(v, device=latents.device, dtype=dtype), latents) for v in (mean, std))
         latents = latents * std / (config.get("scaling_factor") or 1.0) + mean
     else:
         latents = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
@@ -192,6 +191,13 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     finally:
         if upcast:
             vae.to(dtype)
+
+
+def _of_shape(values: Tensor, latents: Tensor) -> Tensor:
+    """Values of each channel, and with some VAEs of each frame, as they are multiplied with latents."""
+    values = values.view(1, latents.shape[1], -1)
+    values = values[:, :, : latents.shape[2]] if latents.ndim == 5 else values[:, :, 0]
+    return values[..., None, None]
 
 
 def _grid(tokens: int, height: int | None, width: int | None) -> tuple[int, int]:

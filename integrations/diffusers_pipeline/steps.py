@@ -68,8 +68,19 @@ def _heard_class(cls: Any) -> Any:
         del vars(self)["step"]
 
     members = {"step": property(step, exchange, take_back), "_listeners": listeners, **ordinary_copies(cls)}
-    heard: Any = type(cls.__name__, (cls,), members)
+    alike = _Alike if type(cls) is type else type("_Alike", (_Alike, type(cls)), {})
+    heard: Any = alike(cls.__name__, (cls,), members)
     return heard
+
+
+class _Alike(type):
+    """The class of a subclass that equals its class, to those who compare: Bria asks for ``type(scheduler)``."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is vars(cls)["_unguarded"]
+
+    def __hash__(cls) -> int:
+        return hash(vars(cls)["_unguarded"])
 
 
 def _concerned(listeners: list[tuple[Record, Listener]]) -> list[Listener]:

@@ -166,13 +166,13 @@ _DECODED = frozenset({"LTXI2VLongMultiPromptPipeline"})
 
 # Their latents are [B, F, C, h, w].
 _FRAMES_FIRST_NAMES = """
-CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline
-ConsisIDPipeline
+AnyFlowPipeline CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline
+CogVideoXVideoToVideoPipeline ConsisIDPipeline
 """
 _FRAMES_FIRST = frozenset(_FRAMES_FIRST_NAMES.split())
 
-# Channels last, tokens without a method to unpack them, or one method of two.
-_OWN_LATENTS = ("BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
+# Channels last, tokens without a method to unpack them, or one method of two. Allegro's VAE decodes 320x320 only.
+_OWN_LATENTS = ("Allegro", "BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
 
 # They have an interrupt, and never ask for it while they denoise.
 _NEVER_INTERRUPTED = frozenset({"AnyFlowFARPipeline", "HeliosPyramidPipeline", "OmniGenPipeline"})
