@@ -183,13 +183,17 @@ class ForText:
         return outputs
 
 
-class ForImages:
+class ForImages(VaeImageProcessor):
     """Finishes images, and cannot be changed."""
 
     __slots__ = ("model",)
 
-    def postprocess(self, image, output_type="pil"):
-        return image
+
+class OfAUsersOwnKind:
+    """Finishes images in a way that nobody knows of."""
+
+    def postprocess(self, image, output_type="pil", do_denormalize=None):
+        return VaeImageProcessor().postprocess(image, output_type)
 
 
 def state(pipe):
@@ -245,6 +249,16 @@ def test_a_processor_that_cannot_be_guarded_is_an_error_and_nothing_changes(load
             attach(pipe, load())
         assert state(pipe) == before
         assert not is_guarded(pipe)
+
+
+def test_what_a_processor_of_a_users_own_kind_makes_is_looked_at_at_the_end(load):
+    case = CASES["sdxl"]
+    pipe = case.build()
+    pipe.image_processor = OfAUsersOwnKind()
+    attach(pipe, load())
+    assert type(pipe.image_processor) is OfAUsersOwnKind
+    for kind in ("pil", "np", "pt"):
+        assert case.run(pipe, kind).nsfw_content_detected == [True] * 3
 
 
 def test_a_processor_of_diffusers_is_guarded_whatever_a_subclass_does_with_its_arguments(load):

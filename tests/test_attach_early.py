@@ -382,6 +382,25 @@ def test_a_preview_of_the_users_own_and_a_tiny_vae(guard):
     assert case.run(pipe).verdicts[0].reason == "early"
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "unpacked"),
+    [
+        ("FluxPipeline", 16, (1, 4, 8, 12)),
+        ("BriaPipeline", 16, (1, 4, 8, 12)),
+        ("QwenImage21Pipeline", 4, (1, 4, 4, 6)),
+    ],
+)
+def test_a_token_is_as_large_as_the_class_says(name, channels, unpacked):
+    if not hasattr(diffusers, name):
+        pytest.skip("this diffusers does not have it")
+    pipe = object.__new__(getattr(diffusers, name))
+    vae = Vae()
+    vae.config = type("Config", (dict,), {"latent_channels": 4})()
+    vars(pipe).update(vae=vae, vae_scale_factor=8)
+    picture = preview_of(pipe, torch.zeros(1, 24, channels), "vae", None, {"height": 64, "width": 96})
+    assert picture.shape == unpacked
+
+
 def test_latents_whose_frames_come_first():
     latents = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 2, 2)  # two frames of three channels
     for cls in ("CogVideoXPipeline", "AnyFlowPipeline"):

@@ -142,9 +142,7 @@ def _unpacked(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
     config = getattr(getattr(pipe, "vae", None), "config", None)
     channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None)
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
-        rows, columns = _grid(latents.shape[1], arguments.get("height"), arguments.get("width"))
-        scale = pipe.vae_scale_factor
-        latents = pipe._unpack_latents(latents, rows * 2 * scale, columns * 2 * scale, scale)
+        latents = _unpacked_tokens(pipe, latents, arguments)
     if latents.ndim == 5 and table.frames_first(type(pipe)):
         latents = latents.movedim(1, 2)
     if latents.ndim == 5 and channels is not None and latents.shape[1] == channels:
@@ -155,6 +153,22 @@ def _unpacked(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
         f"The latents of {type(pipe).__name__}, of shape {tuple(latents.shape)}, are in a form that EarlyExit "
         f"cannot decode. {ADVICE}"
     )
+
+
+def _unpacked_tokens(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """Tokens ``[B, N, C]``, unpacked by the pipeline, which wants a size in pixels; as they came if it cannot.
+
+    A token is 2x2 latents or, with Bria and Qwen-Image 2.1, as large as the scale factor says.
+    """
+    rows, columns = _grid(latents.shape[1], arguments.get("height"), arguments.get("width"))
+    scale = pipe.vae_scale_factor
+    for side in (2 * scale, scale):
+        try:
+            unpacked: Tensor = pipe._unpack_latents(latents, rows * side, columns * side, scale)
+        except RuntimeError:  # they do not fill that size
+            continue
+        return unpacked
+    return latents
 
 
 def _reduced(latents: Tensor) -> Tensor:

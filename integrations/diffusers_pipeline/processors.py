@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,19 +38,12 @@ def mixins_for(processor: Any) -> tuple[type, ...]:
 
 
 def _finishes(cls: type, name: str) -> bool:
-    """Whether a method of a class finishes something as diffusers' does; a pipeline for text has a ``postprocess`` too.
+    """Whether a class has this method from diffusers, overridden or not.
 
-    By whose it is, or by its ``output_type``. What other objects make is looked at when the call returns it.
+    Pipelines for text have a ``postprocess`` too. What objects of other kinds make is looked at at the end of the call.
     """
-    method = getattr(cls, name, None)
-    if not callable(method):
-        return False
-    if any(name in vars(base) and base.__module__.startswith("diffusers.") for base in cls.__mro__):
-        return True
-    try:
-        return "output_type" in inspect.signature(method).parameters
-    except (TypeError, ValueError):
-        return False
+    method = callable(getattr(cls, name, None))
+    return method and any(name in vars(base) and base.__module__.startswith("diffusers.") for base in cls.__mro__)
 
 
 class _Guarded:
