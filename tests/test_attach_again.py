@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from abc import ABC
 from dataclasses import replace
 
 import diffusers
@@ -183,10 +184,8 @@ class ForText:
         return outputs
 
 
-class ForImages(VaeImageProcessor):
-    """Finishes images, and cannot be changed."""
-
-    __slots__ = ("model",)
+class ForImages(ABC, VaeImageProcessor):
+    """Finishes images, and cannot be changed: Python lays out its objects in another way than those of a subclass."""
 
 
 class OfAUsersOwnKind:

@@ -19,12 +19,13 @@ def guard_object(target: Any, mixins: tuple[type, ...], attachment: Any) -> None
 
 
 def can_be_guarded(target: Any, mixins: tuple[type, ...]) -> bool:
-    """Whether an object's class can be changed, tried on an empty object of that class."""
+    """Whether an object's class can be changed: tried, and taken back at once."""
     cls: Any = type(target)
     try:
-        object.__new__(cls).__class__ = _guarded_class(cls, mixins)
+        target.__class__ = _guarded_class(cls, mixins)
     except TypeError:  # it keeps its attributes in a way of its own
         return False
+    target.__class__ = cls
     return True
 
 
