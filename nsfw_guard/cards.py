@@ -206,6 +206,26 @@ class ModelCard:
         return cls(name=name, levels={label: VOCABULARY[label.lower().replace("_", " ")] for label in labels})
 
 
+def policy_for(card: ModelCard, policy: str | Policy | None) -> Policy:
+    """Return the policy that a setting means for a model.
+
+    Args:
+        card: Of the model.
+        policy: A preset of the card, a ``Policy``, or ``None`` for ``"balanced"``.
+
+    Raises:
+        SettingError: It is none of these, or does not fit the model.
+    """
+    if policy is None or isinstance(policy, str):
+        policy = card.policy("balanced" if policy is None else policy)
+    if not isinstance(policy, Policy):
+        raise SettingError(
+            f"policy is {policy!r}; expected a Policy or one of the card's presets: {sorted(card.presets)}."
+        )
+    policy.validate_for(tuple(card.levels))
+    return policy
+
+
 class CardRegistry:
     """Cards by name. A name is registered once; a failed ``register`` changes nothing."""
 

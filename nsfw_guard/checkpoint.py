@@ -12,15 +12,21 @@ from typing import Any
 from .cards import CARD_FILE, CARDS, DEFAULT_CARD, PACKAGE, ModelCard
 from .errors import CheckpointError, GuardError, SettingError, one_line
 from .preprocess import PreprocessSpec
+from .weights import INDEX as INDEX  # handed on
+from .weights import WEIGHTS as WEIGHTS
+from .weights import find_weights
 
 logger = logging.getLogger(__name__)
 
-# Written by NsfwGuard.save_pretrained, with the same tables as a card file.
+# NsfwGuard.save_pretrained writes the guard's settings, and its card with the tables of a card file, under this name
+# into config.json, which is what hosts fetch and copy; earlier versions wrote the two files.
+SAVED = "nsfw_guard"
 SAVED_FILE = "nsfw_guard.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_PATTERNS = ["config.json", "preprocessor_config.json", "model*.safetensors", INDEX, CARD_FILE, SAVED_FILE]
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+SAVED_PICTURE = "replacement.png"
+_PATTERNS = [
+    "config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index*.json",
+    CARD_FILE, SAVED_FILE, SAVED_PICTURE,
+]  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -29,6 +35,8 @@ def find_checkpoint(
     *,
     card: str | ModelCard | None = None,
     revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Path, ModelCard]:
     """Find a checkpoint's folder, downloading it if it is on the Hub only, and the card that goes with it.
@@ -37,6 +45,8 @@ def find_checkpoint(
         model: A card or its name, a Hub id (``org/name``), or a local folder; ``None`` is the default card.
         card: The card of a folder or Hub id, where it does not follow from the label names.
         revision: A Hub revision instead of the card's own.
+        variant: Of the weights; see ``find_weights``.
+        subfolder: Where in the folder or repository the checkpoint is, as in that of a pipeline.
         local_files_only: Never ask the Hub.
 
     Returns:
@@ -67,10 +77,13 @@ def find_checkpoint(
         if not _HUB_ID.fullmatch(repo):
             CARDS.get(repo)  # raises, and names the cards
         card = card or CARDS.for_repo(repo)
-        folder = _from_hub(repo, revision or (card.revision if card else None), card, local_files_only)
+        commit = revision or (card.revision if card else None)
+        folder = _from_hub(repo, commit, card, local_files_only, variant=variant, subfolder=subfolder)
         if card is not None and revision is not None and revision != card.revision:
             card = replace(card, revision=revision)
-    check_folder(folder)
+    elif subfolder:
+        folder /= subfolder
+    check_folder(folder, variant)
     config = read_config(folder)
     labels = labels_of(config, folder)
     card = card or _card_beside(folder) or ModelCard.from_labels(labels, name=folder.name, source=str(folder))
@@ -79,35 +92,15 @@ def find_checkpoint(
     return folder, card
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, variant: str | None = None) -> None:
     """Refuse a folder that holds no config, or no weights as safetensors.
 
     Raises:
-        CheckpointError: With what is missing, and how to convert a pickle.
+        CheckpointError: With what is missing; see ``find_weights``.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json.")
-    if (folder / WEIGHTS).is_file():
-        return
-    if (folder / INDEX).is_file():
-        missing = sorted(
-            name for name in set(_read_json(folder / INDEX)["weight_map"].values()) if not (folder / name).is_file()
-        )
-        if missing:
-            raise CheckpointError(f"{folder} lacks the shards {missing} that its {INDEX} names.")
-        return
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise CheckpointError(
-            f"{folder} has its weights only as {', '.join(pickles)}, and unpickling can run any code. "
-            f"Expected {WEIGHTS}. If you trust the file, convert it on a machine that may be lost:\n"
-            '    python -c "from transformers import AutoModelForImageClassification as M; '
-            f"M.from_pretrained(r'{folder}', use_safetensors=False).save_pretrained(r'{folder}')\""
-        )
-    raise CheckpointError(
-        f"{folder} has no weights as {WEIGHTS}. Pickles (.bin, .pt) are neither downloaded nor read: a repository that "
-        "has only those must be converted by somebody who trusts it."
-    )
+    find_weights(folder, variant)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -185,23 +178,31 @@ def _local_folder(model: str | Path) -> Path | None:
 
 
 def _from_hub(
-    repo: str, revision: str | None, card: ModelCard | None, local_files_only: bool, *, to: str | Path | None = None
+    repo: str,
+    revision: str | None,
+    card: ModelCard | None,
+    local_files_only: bool,
+    *,
+    to: str | Path | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
 ) -> Path:
     from huggingface_hub import constants, snapshot_download
 
-    options: dict[str, Any] = {"revision": revision, "allow_patterns": _PATTERNS}
+    inside = f"{subfolder.strip('/')}/" if subfolder else ""
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": [inside + pattern for pattern in _PATTERNS]}
     if to is None:
         try:
             # Without asking the Hub: a full commit cannot have changed.
-            folder = Path(snapshot_download(repo, local_files_only=True, **options))
-            check_folder(folder)
+            folder = Path(snapshot_download(repo, local_files_only=True, **options)) / inside
+            check_folder(folder, variant)
             return folder
         except Exception as error:  # not there, or not in full
             logger.debug("%s is not in the cache: %s", repo, error)
     try:
         if local_files_only:
             raise CheckpointError("local_files_only=True")
-        return Path(snapshot_download(repo, local_dir=to, **options))
+        return Path(snapshot_download(repo, local_dir=to, **options)) / inside
     except Exception as error:
         name = card.name if card else repo
         raise CheckpointError(
@@ -217,20 +218,23 @@ def _from_hub(
 def _card_beside(folder: Path) -> ModelCard | None:
     if (folder / CARD_FILE).is_file():
         return ModelCard.from_toml(folder / CARD_FILE)
-    if (folder / SAVED_FILE).is_file():
-        return ModelCard.from_dict(read_saved(folder)["card"], source=str(folder / SAVED_FILE))
-    return None
+    saved = read_saved(folder)
+    return None if saved is None else ModelCard.from_dict(saved["card"], source=str(folder))
 
 
-def read_saved(folder: Path) -> dict[str, Any]:
-    """Return what ``NsfwGuard.save_pretrained`` wrote beside the weights: the tables ``card`` and ``guard``.
+def read_saved(folder: Path) -> dict[str, Any] | None:
+    """Return what ``NsfwGuard.save_pretrained`` wrote: the tables ``card`` and ``guard``; ``None`` if it wrote nothing.
 
     Raises:
-        CheckpointError: The file is missing or is something else.
+        CheckpointError: There is something else under its name.
     """
-    saved = _read_json(folder / SAVED_FILE)
-    if not isinstance(saved, dict) or not {"card", "guard"} <= set(saved):
-        raise CheckpointError(f"{folder / SAVED_FILE} was not written by NsfwGuard.save_pretrained.")
+    where, saved = f'"{SAVED}" in {folder / "config.json"}', read_config(folder).get(SAVED)
+    if saved is None and (folder / SAVED_FILE).is_file():
+        where, saved = str(folder / SAVED_FILE), _read_json(folder / SAVED_FILE)
+    elif saved is None:
+        return None
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(table), dict) for table in ("card", "guard")):
+        raise CheckpointError(f"{where} was not written by NsfwGuard.save_pretrained.")
     return saved
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import islice
 from pathlib import Path
@@ -15,12 +14,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .cards import ModelCard
-from .checkpoint import INDEX, WEIGHTS, labels_of, read_config
+from .checkpoint import SAVED, labels_of, read_config
 from .errors import CheckpointError
 from .forward import Forward, body_of, logits_of
 from .placement import out_of_memory
 from .preprocess import ViewBatch
+from .turns import Turns
 from .verdict import Scores
+from .weights import find_weights
 
 if TYPE_CHECKING:
     from .images import ImageBatch
@@ -41,6 +42,7 @@ class Classifier(nn.Module):
         labels: Label names in the order of the outputs.
         folder: Where the checkpoint is; ``None`` if the network is from somewhere else.
         onnx: What computes the logits instead of the network; ``None``: the network does.
+        turns: Who may use the weights: calls at once, a move or cast alone.
     """
 
     def __init__(
@@ -62,10 +64,18 @@ class Classifier(nn.Module):
         self.labels = labels
         self.folder: Path | None = None
         self.onnx: OnnxForward | None = None
+        self.turns = Turns()
 
     @classmethod
     def load(
-        cls, folder: Path, card: ModelCard, *, dtype: torch.dtype, runtime: str = "auto", onnx: str | None = None
+        cls,
+        folder: Path,
+        card: ModelCard,
+        *,
+        dtype: torch.dtype,
+        runtime: str = "auto",
+        onnx: str | None = None,
+        variant: str | None = None,
     ) -> Classifier:
         """Load a checkpoint folder in any of its three formats: transformers, transformers' timm wrapper, plain timm.
 
@@ -75,12 +85,14 @@ class Classifier(nn.Module):
             dtype: Of the weights in memory.
             runtime: See ``Forward``.
             onnx: ``"float32"`` or ``"int8"``, to compute on ONNX Runtime in that precision; the dtype is float32 then.
+            variant: Which of several weights; see ``find_weights``.
 
         Raises:
             CheckpointError: Weights that are broken, non-finite, missing, surplus or of another shape than the config
                 says; a config that transformers cannot read; labels that are not the card's; an export to ONNX that
                 fails or computes something else.
         """
+        weights = find_weights(folder, variant)
         labels = labels_of(read_config(folder), folder)
         try:
             # Older releases of transformers draw random weights first; the process's random numbers are the user's.
@@ -92,6 +104,7 @@ class Classifier(nn.Module):
                     use_safetensors=True,
                     local_files_only=True,
                     trust_remote_code=False,
+                    variant=weights.variant,
                     **{_DTYPE: dtype},
                 )
         except Exception as error:
@@ -111,6 +124,7 @@ class Classifier(nn.Module):
         for name, weights in network.named_parameters():
             if not torch.isfinite(torch.stack(weights.detach().aminmax())).all():
                 raise CheckpointError(f"The weights in {folder} are broken: {name} holds NaN or infinite values.")
+        vars(network.config).pop(SAVED, None)  # the settings of a guard are not the network's
         classifier = cls(network, card, labels, runtime=runtime)
         classifier.folder = folder
         if onnx is not None:
@@ -145,6 +159,12 @@ class Classifier(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             logits: Tensor = self(inputs)
         return logits.to(torch.float32).softmax(dim=-1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Classifier:
+        """Where every move and cast of a module ends: it waits for the calls of other threads."""
+        with self.turns.alone():
+            super()._apply(fn, recurse)
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -244,17 +264,14 @@ class _NothingToInitialise(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
+def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
     """Return the dtype of the weights on disk, from the file's header.
 
     Raises:
         CheckpointError: The file is no safetensors file.
     """
-    path = folder / WEIGHTS
+    path = find_weights(folder, variant).files[0]
     try:
-        if not path.is_file():
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            path = folder / sorted(index["weight_map"].values())[0]
         with safe_open(path, framework="pt") as file:
             names = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,22 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .cards import ModelCard
-from .checkpoint import SAVED_FILE, find_checkpoint, read_saved
+from .cards import ModelCard, policy_for
+from .checkpoint import find_checkpoint
 from .classifier import Classifier, stored_dtype
 from .clips import redact_alike
-from .errors import ImageError, SettingError
+from .described import described
+from .errors import ImageError
+from .hosts import settings_in, upload_in
 from .images import ImageBatch, read_images
-from .placement import execution_device, fastest_dtype, fire_hook, is_hooked, parse_device, parse_dtype, parse_runtime
+from .placement import Placement, is_hooked, parse_device, parse_runtime
 from .policy import Policy
-from .preprocess import VIEWS, ViewBatch, kernels
+from .preprocess import ViewBatch
 from .redact import Redaction, denormalize_flagged, redact_flagged
+from .saved import save_guard, saved_settings, say_safetensors_only
+from .settings import ASSIGNABLE, CHECKED, Setting, parse_batch_size, parse_views, refuse_attribute, settled
+from .turns import PerThread
 from .verdict import GuardResult, Scores, Verdict
-
-logger = logging.getLogger(__name__)
-
-_REPLACEMENT_FILE = "replacement.png"
-# Moving the weights of a guard that threads share: one at a time. Of the module, so that guards can be copied and
-# pickled.
-_MOVING = threading.RLock()
-
-
-class _PerThread(threading.local):
-    """Values of one thread. A copy of it, or what comes out of a pickle, is empty."""
-
-    verdicts: list[Verdict] | None = None
-
-    def __reduce__(self) -> tuple[type[_PerThread], tuple[()]]:
-        return _PerThread, ()
 
 
 class NsfwGuardConfig(PretrainedConfig):
@@ -51,10 +41,13 @@ class NsfwGuard(PreTrainedModel):
     """A drop-in safety checker: classifies images where they are, and redacts those that it flags.
 
     Args:
-        model: A card or its name (default ``"freepik"``), a Hub id (``org/name``), or a checkpoint folder.
-        policy: A preset of the card (``"strict"``, ``"balanced"``, ``"permissive"``, …), a ``Policy`` of your own
-            numbers, or ``None`` for ``"balanced"``.
-        redaction: A ``Redaction`` or the name of a kind: ``"blur"``, ``"pixelate"``, ``"fill"``, ``"none"``.
+        model: A card or its name (default ``"freepik"``), a Hub id (``org/name``), or a checkpoint folder. A guard that
+            was saved there keeps the settings that are not given here.
+        policy: A preset of the card (``"strict"``, ``"balanced"``, ``"permissive"``, …), or a ``Policy`` of your own
+            numbers; else ``"balanced"``.
+        threshold: In [0, 1]: takes the place of the policy's.
+        redaction: A ``Redaction`` or the name of a kind: ``"blur"`` (if nothing is said), ``"pixelate"``, ``"fill"``,
+            ``"none"``.
         device: Where to classify; ``None`` follows the images.
         dtype: ``"auto"`` takes the checkpoint's own or a faster one that the device runs natively, and follows
             ``pipe.to(dtype)``; a dtype stays what it is.
@@ -62,10 +55,14 @@ class NsfwGuard(PreTrainedModel):
             shows.
         revision: A Hub revision instead of the card's own.
         card: The card of a folder or Hub id that has none: a ``ModelCard`` or the name of one.
-        batch_size: Most views in one forward pass; halved by itself when memory runs out.
+        batch_size: Most views in one forward pass, 16 if nothing is said; halved by itself when memory runs out.
         runtime: ``"auto"`` runs the network the fastest way that PyTorch has for the device; ``"torch"`` is its own
             eager forward; ``"onnx"`` is ONNX Runtime on the CPU, in float32 or with ``dtype="int8"``.
+        variant: Which of several weights of a checkpoint: ``"fp16"`` reads ``model.fp16.safetensors``.
+        subfolder: Where in the folder or repository the guard is: ``"safety_checker"`` in that of a pipeline.
         local_files_only: Never ask the Hub.
+
+    ``policy``, ``threshold``, ``redaction``, ``views`` and ``batch_size`` can be assigned later; they are checked then.
 
     Raises:
         SettingError: An unknown card or preset, or a setting out of its range.
@@ -75,45 +72,68 @@ class NsfwGuard(PreTrainedModel):
     config_class = NsfwGuardConfig
     main_input_name = "images"
 
+    policy = Setting[Policy](lambda guard, policy: policy_for(guard.card, policy))
+    redaction = Setting[Redaction](lambda guard, redaction: Redaction.parse(redaction))
+    views = Setting[str](lambda guard, views: parse_views(views))
+    batch_size = Setting[int](lambda guard, size: parse_batch_size(size))
+
     def __init__(
         self,
         model: str | Path | ModelCard | None = None,
         *,
         policy: str | Policy | None = None,
-        redaction: str | Redaction = "blur",
+        threshold: float | None = None,
+        redaction: str | Redaction | None = None,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "auto",
-        views: str = "auto",
+        dtype: str | torch.dtype | None = None,
+        views: str | None = None,
         revision: str | None = None,
         card: str | ModelCard | None = None,
-        batch_size: int = 16,
-        runtime: str = "auto",
+        batch_size: int | None = None,
+        runtime: str | None = None,
+        variant: str | None = None,
+        subfolder: str | None = None,
         local_files_only: bool = False,
     ) -> None:
         super().__init__(NsfwGuardConfig())
-        if views not in VIEWS:
-            raise SettingError(f'views is {views!r}; expected "auto" or "card".')
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of at least 1.")
-        self.redaction = Redaction.parse(redaction)
-        self.views = views
-        self.batch_size = batch_size
-        self._precision, device, dtype = parse_runtime(runtime, device, dtype)
-        self._pinned_device = parse_device(device)
-        self._pinned_dtype = parse_dtype(dtype)
-        self._this_thread = _PerThread()
-        folder, card = find_checkpoint(model, card=card, revision=revision, local_files_only=local_files_only)
-        self.policy = _policy(policy, card)
-        self._stored_dtype = stored_dtype(folder)
-        # Whether the dtype may still follow the device: until a host casts the guard.
-        self._dtype_follows_device = self._pinned_dtype is None
-        start = self._pinned_device or torch.device("cpu")
-        loaded_as = self._pinned_dtype or fastest_dtype(start, self._stored_dtype)
-        self.classifier = Classifier.load(folder, card, dtype=loaded_as, runtime=runtime, onnx=self._precision)
-        self.policy.validate_for(self.classifier.labels)
+        given = {
+            "policy": policy, "redaction": redaction, "views": views, "batch_size": batch_size,
+            "dtype": dtype, "runtime": runtime,
+        }  # fmt: skip
+        settings = settled(given, {})
+        for name in CHECKED:  # what cannot be is refused before anything is fetched
+            setattr(self, name, settings[name])
+        parse_device(device)
+        parse_runtime(settings["runtime"], device, settings["dtype"])
+        folder, card = find_checkpoint(
+            model, card=card, revision=revision, variant=variant, subfolder=subfolder, local_files_only=local_files_only
+        )
+        settings = settled(given, saved_settings(folder))
+        for name in CHECKED:
+            setattr(self, name, settings[name])
+        decided = policy_for(card, settings["policy"])
+        decided = decided if threshold is None else replace(decided, threshold=threshold)
+        precision, device, dtype = parse_runtime(settings["runtime"], device, settings["dtype"])
+        self._placement = Placement(device, dtype, stored_dtype(folder, variant))
+        self._this_thread = PerThread[list[Verdict]]()
+        start, loaded_as = self._placement.start()
+        self.classifier = Classifier.load(
+            folder, card, dtype=loaded_as, runtime=settings["runtime"], onnx=precision, variant=variant
+        )
+        self.policy = decided
         self.requires_grad_(False)
         self.eval()
         self._place(start)
+        self._is_made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check what is assigned: a setting as at construction; a name that neither the guard nor a host knows."""
+        if name in ASSIGNABLE:
+            object.__setattr__(self, name, value)  # past nn.Module, which would keep a module under the name
+            return
+        if not name.startswith("_") and "_is_made" in vars(self):
+            refuse_attribute(self, name, value)
+        super().__setattr__(name, value)
 
     @property
     def card(self) -> ModelCard:
@@ -121,9 +141,28 @@ class NsfwGuard(PreTrainedModel):
         return self.classifier.card
 
     @property
+    def threshold(self) -> float:
+        """The threshold of the policy; what is assigned takes its place there."""
+        return self.policy.threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        self.policy = replace(self.policy, threshold=threshold)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype as hosts read it, see ``Placement.read_dtype``; that of the weights is in ``describe()``."""
+        return self._placement.read_dtype(self, self.classifier.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """The device as hosts read it, see ``Placement.read_device``; that of the weights is in ``describe()``."""
+        return self._placement.read_device(self, next(self.classifier.parameters()).device)
+
+    @property
     def last_verdicts(self) -> list[Verdict] | None:
         """The verdicts of this thread's last call; ``None`` before the first one, and after one that failed."""
-        return self._this_thread.verdicts
+        return self._this_thread.value
 
     @torch.no_grad()
     def apply(self, images: Any, *, value_range: tuple[float, float] = (0, 1)) -> GuardResult:  # type: ignore[override]
@@ -162,7 +201,10 @@ class NsfwGuard(PreTrainedModel):
 
     def _score(self, batch: ImageBatch) -> Scores:
         views = ViewBatch(batch, self.classifier.preprocess, views=self.views)
-        return self.classifier.score(views, device=self._place(batch.device), batch_size=self.batch_size)
+        # A host's hooks move the weights within a call.
+        turn = self.classifier.turns.alone if is_hooked(self) else self.classifier.turns.shared
+        with turn(partial(self._place, batch.device)) as device:
+            return self.classifier.score(views, device=device, batch_size=self.batch_size)
 
     @torch.no_grad()
     def passes(self, batch: ImageBatch) -> list[bool]:
@@ -216,88 +258,76 @@ class NsfwGuard(PreTrainedModel):
         """Compile the network in place with ``torch.compile``; the rest of a call is no graph."""
         self.classifier.body.compile(*args, **kwargs)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> NsfwGuard:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NsfwGuard:
         """Where every move and cast of a module ends: a pinned device or dtype stays what it is."""
-        if fn(torch.empty(0, dtype=torch.float64)).dtype != torch.float64:
-            self._dtype_follows_device = False
-
-        def unless_pinned(tensor: Tensor) -> Tensor:
-            new = fn(tensor.new_empty(0))
-            device = new.device if self._pinned_device is None else tensor.device
-            dtype = new.dtype if self._pinned_dtype is None or not tensor.is_floating_point() else tensor.dtype
-            unchanged = (new.device, new.dtype) == (device, dtype)
-            return fn(tensor) if unchanged else tensor.to(device, dtype)
-
-        super()._apply(unless_pinned, recurse)
+        with self.classifier.turns.alone():
+            super()._apply(self._placement.for_host(fn, next(self.classifier.parameters())), recurse)
         return self
 
-    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
-        """Write the checkpoint, its card and the guard's settings to a folder; ``NsfwGuard.from_pretrained`` reads it.
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **host: Any,
+    ) -> None:
+        """Write the checkpoint, its card and the guard's settings to a folder; ``NsfwGuard(folder)`` reads it.
 
-        A pinned device is not saved: the next machine may not have it. Weights are saved in the dtype that they are in.
-        The folder is also an ordinary checkpoint: transformers and ``NsfwGuard(folder)`` load the model alone.
+        A pinned device is not saved: the next machine may not have it. Weights are saved in the dtype that they have.
+        transformers loads the model alone from the folder.
 
         Args:
             save_directory: Made if it is not there.
-            safe_serialization: There is no other kind.
+            safe_serialization: There is no other kind: without it, the log says so once.
+            variant: ``"fp16"`` writes ``model.fp16.safetensors``.
+            max_shard_size: Of one file, such as ``"2GB"``.
+            is_main_process: Only this one writes.
+            push_to_hub: Also upload it; with ``repo_id`` and what else ``push_to_hub`` takes.
+            host: What hosts pass to every component; of no meaning here.
 
         Raises:
-            SettingError: ``safe_serialization`` is off.
+            SettingError: An argument is nearly one of these, and none of them.
         """
+        upload = upload_in(host)
         if not safe_serialization:
-            raise SettingError("safe_serialization is off; a guard is saved as safetensors only.")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.classifier.network.save_pretrained(folder)
-        redaction = {name: getattr(self.redaction, name) for name in ("kind", "cells", "verify", "color", "fit")}
-        if self.redaction.image is not None:
-            self.redaction.image.save(folder / _REPLACEMENT_FILE)
-            redaction["image"] = _REPLACEMENT_FILE
-        settings = {
-            "policy": self.policy.to_dict(),
-            "redaction": redaction,
-            "views": self.views,
-            "batch_size": self.batch_size,
-            "dtype": self._precision or ("auto" if self._pinned_dtype is None else str(self._pinned_dtype)),
-            "runtime": self.classifier.forward_path.runtime,
-        }
-        saved = {"card": self.card.to_dict(), "guard": settings}
-        (folder / SAVED_FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+            say_safetensors_only()
+        if not is_main_process:
+            return
+        save_guard(Path(save_directory), self, self._placement, variant=variant, max_shard_size=max_shard_size)
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, **upload})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
-        folder: str | Path,
+        model: str | Path | ModelCard,
         *,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
-        **host: Any,
+        **given: Any,
     ) -> NsfwGuard:
-        """Load a guard that ``save_pretrained`` wrote, with its settings.
+        """Load a guard that was saved, with its settings, or a new one of any model: as ``NsfwGuard(model, ...)`` does.
 
         Args:
-            folder: Where it was written.
-            dtype: What a host casts its components to; a guard with a pinned dtype keeps that.
-            torch_dtype: The same, by its older name.
-            host: What diffusers passes to every component (``device_map``, ``variant``, …); of no meaning here.
+            model: As there: a folder, a Hub id, a card or its name.
+            dtype: A ``torch.dtype`` is what a host casts its components to, and no pinned dtype changes; a name is the
+                setting. ``torch_dtype`` is its older name.
+            torch_dtype: See ``dtype``.
+            given: Other settings; and what hosts pass to every component (``device_map``, …), of no meaning here.
 
         Raises:
-            CheckpointError: The folder holds no saved guard.
+            SettingError: An argument is nearly a setting and none, or a setting is out of its range.
+            CheckpointError: A checkpoint that cannot be found, read or trusted.
         """
-        folder = Path(folder)
-        saved = read_saved(folder)
-        settings = dict(saved["guard"])
-        redaction = dict(settings.pop("redaction"))
-        if "image" in redaction:
-            redaction["image"] = folder / redaction["image"]
-        guard = cls(
-            folder,
-            card=ModelCard.from_dict(saved["card"], source=str(folder / SAVED_FILE)),
-            policy=Policy(**settings.pop("policy")),
-            redaction=Redaction(**redaction),
-            **settings,
-        )
+        settings = settings_in(given, list(inspect.signature(cls).parameters)[1:])
         cast = dtype if dtype is not None else torch_dtype
+        if isinstance(cast, str) and cast != "auto":
+            settings["dtype"] = cast
+        guard = cls(model, **settings)
         if isinstance(cast, torch.dtype):
             guard.to(cast)
         return guard
@@ -305,53 +335,18 @@ class NsfwGuard(PreTrainedModel):
     def describe(self) -> dict[str, Any]:
         """Return what the guard is set to, as plain values.
 
-        Model, labels, policy, redaction, views, device, dtype; ``preprocess`` and ``forward``: which path each takes
-        there, and why.
+        Model, labels, policy, redaction, views, batch size, what was pinned; the device and dtype of the weights;
+        ``preprocess`` and ``forward``: which path each takes there, and why.
         """
-        weights = next(self.parameters())
-        device, dtype = execution_device(self), self.classifier.dtype
-        path, why = self.classifier.forward_path.describe(self.classifier.body, device, dtype)
-        return {
-            "model": self.card.identity,
-            "labels": {label: self.card.levels[label].name.lower() for label in self.classifier.labels},
-            "policy": {"level": self.policy.level.name.lower(), "threshold": self.policy.threshold},
-            "redaction": self.redaction.kind,
-            "views": self.views,
-            "device": str(weights.device),
-            "dtype": str(weights.dtype),
-            "preprocess": kernels(device)[1],
-            "forward": {"path": path, "why": why},
-            **(self.classifier.onnx.describe() if self.classifier.onnx else {}),
-        }
+        return described(self, self._placement)
 
     @torch.compiler.disable  # a compiled graph would lose what is written to a thread's own storage
     def _remember(self, verdicts: list[Verdict] | None) -> None:
-        self._this_thread.verdicts = verdicts
+        self._this_thread.value = verdicts
 
     def _place(self, images_device: torch.device | None) -> torch.device:
         """Bring the weights to the device of the images, unless it is pinned or a host's hooks decide; return it."""
-        if is_hooked(self):
-            fire_hook(self)
-            return self._pinned_device or images_device or execution_device(self)
-        device = self._pinned_device or images_device
-        if device is None:
-            return execution_device(self)
-        with _MOVING:
-            dtype = fastest_dtype(device, self._stored_dtype) if self._dtype_follows_device else None
-            weights = next(self.classifier.parameters())
-            if weights.device != device or (dtype is not None and weights.dtype != dtype):
-                self.classifier.to(device=device, dtype=dtype)  # past the guard's own _apply: this is no host's wish
-        return device
-
-
-def _policy(policy: str | Policy | None, card: ModelCard) -> Policy:
-    if policy is None or isinstance(policy, str):
-        return card.policy(policy or "balanced")
-    if not isinstance(policy, Policy):
-        raise SettingError(
-            f"policy is {policy!r}; expected a Policy or one of the card's presets: {sorted(card.presets)}."
-        )
-    return policy
+        return self._placement.bring(self, self.classifier, images_device)
 
 
 # diffusers records a component under the module that it is from, and a reload finds it only if that module is imported:

@@ -3,15 +3,109 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import SettingError
+from .errors import CheckpointError, SettingError
+from .hosts import Pipelines, said_by
 
 _CONSTANTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Placement:
+    """Where the weights of a guard are, and in which dtype: pinned, or as its images and hosts have it.
+
+    Raises:
+        SettingError: There is no such device or dtype.
+
+    Attributes:
+        device: Where they stay; ``None``: they follow the images.
+        dtype: What they stay in; ``None``: the fastest of the device, until a host casts them.
+        pipelines: Finds the pipeline that the guard is in.
+    """
+
+    def __init__(self, device: Any, dtype: Any, stored: torch.dtype) -> None:
+        self.device, self.dtype = parse_device(device), parse_dtype(dtype)
+        self.pipelines = Pipelines()
+        self._stored = stored
+        self._was_cast = self._was_moved = False  # by a host
+
+    def start(self) -> tuple[torch.device, torch.dtype]:
+        """Return where the weights are to be before the first image, and what they are loaded as."""
+        device = self.device or torch.device("cpu")
+        return device, self.dtype or fastest_dtype(device, self._stored)
+
+    def on(self, device: torch.device) -> torch.dtype | None:
+        """Return the dtype that the weights take on a device; ``None``: they keep what is pinned or a host's."""
+        return None if self.dtype or self._was_cast else fastest_dtype(device, self._stored)
+
+    def pinned(self) -> dict[str, str]:
+        """Return what stays as it is, by its name: ``"device"``, ``"dtype"``."""
+        return {name: str(value) for name, value in (("device", self.device), ("dtype", self.dtype)) if value}
+
+    def bring(self, guard: nn.Module, classifier: Any, device: torch.device | None) -> torch.device:
+        """Bring the weights to where images are, unless they are pinned or a host's hooks decide; return the device.
+
+        Args:
+            guard: Where hooks may be.
+            classifier: What has the weights.
+            device: Of the images, if they are on one.
+
+        Raises:
+            CheckpointError: A host has moved the weights to where they hold nothing.
+        """
+        device = self.device or device
+        if is_hooked(guard):
+            fire_hook(guard)
+            return device or execution_device(guard)
+        weights = next(classifier.parameters())
+        if weights.device.type == "meta":
+            raise CheckpointError(
+                "The guard's weights are on the meta device, which keeps no values: it, or its pipeline, was moved "
+                "there. Load the guard again."
+            )
+        device = device or weights.device
+        if weights.device != device or self.on(device) not in (None, weights.dtype):
+            with classifier.turns.alone():  # past the guard's own _apply: this is no host's wish
+                classifier.to(device=device, dtype=self.on(device))
+        return device
+
+    def for_host(self, fn: Callable[[Tensor], Tensor], weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what a host's move or cast, as ``nn.Module._apply`` gets it, may do; and note that it was there."""
+        single, half = (fn(torch.empty(0, dtype=dtype)).dtype for dtype in (torch.float32, torch.float16))
+        self._was_cast |= single == half
+        self._was_moved |= fn(weights.new_empty(0)).device != weights.device
+
+        def unless_pinned(tensor: Tensor) -> Tensor:
+            new = fn(tensor.new_empty(0))
+            device = new.device if self.device is None else tensor.device
+            dtype = new.dtype if self.dtype is None or not tensor.is_floating_point() else tensor.dtype
+            unchanged = (new.device, new.dtype) == (device, dtype)
+            return fn(tensor) if unchanged else tensor.to(device, dtype)
+
+        return unless_pinned
+
+    def read_dtype(self, guard: nn.Module, own: torch.dtype) -> torch.dtype:
+        """Return the dtype that whoever asks is told.
+
+        A pipeline is told that of its other modules: it takes what its first module says for its own. So is everybody
+        until a host casts the guard; without a pipeline it is float32.
+        """
+        modules = self.pipelines.asking(guard)
+        if not modules and self._was_cast:
+            return own
+        return next(said_by(modules or self.pipelines.seen(guard), "dtype"), torch.float32)
+
+    def read_device(self, guard: nn.Module, own: torch.device) -> torch.device:
+        """Return the device that whoever asks is told, as for the dtype; without a pipeline the weights' own."""
+        modules = self.pipelines.asking(guard)
+        if not modules and not self._was_moved:
+            modules = self.pipelines.seen(guard)
+        return next(said_by(modules, "device"), own)
 
 
 def usable_cores() -> int | None:
@@ -101,7 +195,13 @@ def _cpu_runs_bfloat16() -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """Whether a host's offloading hooks (accelerate's or diffusers') decide where the weights are."""
     # By their dictionaries: asking a module for an attribute that it lacks takes a microsecond each.
-    return any("_hf_hook" in vars(child) or "_diffusers_hook" in vars(child) for child in module.modules())
+    found = [module]
+    while found:
+        attributes = vars(found.pop())
+        if "_hf_hook" in attributes or "_diffusers_hook" in attributes:
+            return True
+        found += [child for child in attributes["_modules"].values() if child is not None]
+    return False
 
 
 def fire_hook(module: nn.Module) -> None:

@@ -149,6 +149,6 @@ def _lower(threshold: float) -> float:
 
 
 def _probability(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:  # type: ignore[operator]
         raise SettingError(f"{name} is {value!r}; expected a number in [0, 1], such as 0.5.")
     return float(value)

@@ -211,6 +211,7 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
             first = {name: (getattr(pipe, name), pipe.config[name])}
             attachment.replaced = {**first, **attachment.replaced}
             pipe.register_modules(**{name: component})
+    attachment.guard._placement.pipelines.remember(pipe)  # who reads the guard's dtype is told the pipeline's
 
 
 def _with_inner_pipelines(pipe: Any, *, all_of_them: bool = False) -> Iterator[Any]:

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..checkpoint import WEIGHTS
 from ..errors import GuardError, SettingError
+from ..weights import WEIGHTS
 from .report import surroundings
 from .rounds import Spread, interleave, ratio
 from .settings import BenchSettings

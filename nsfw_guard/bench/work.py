@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cards import CARDS, ModelCard
-from ..checkpoint import WEIGHTS, find_checkpoint
+from ..checkpoint import find_checkpoint
 from ..guard import NsfwGuard
 from ..policy import Policy
+from ..weights import WEIGHTS
 from .checkpoints import SAVERS
 from .settings import INT8, Workload
 
