@@ -22,16 +22,16 @@ def is_same(one: NsfwGuard, other: NsfwGuard) -> bool:
 
 
 def _settings(guard: NsfwGuard) -> tuple[Any, ...]:
+    described, onnx = guard.describe(), guard.classifier.onnx
     return (
         guard.card,
         guard.policy,
         guard.redaction,
         guard.views,
         guard.batch_size,
-        guard._pinned_device,
-        guard._pinned_dtype,
-        guard._precision,
-        guard.classifier.forward_path.runtime,
+        described["pinned"],  # device and dtype, if they were given
+        described["runtime"],
+        onnx and onnx.precision,
     )
 
 
