@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .cards import CARDS, CardRegistry, Figure, ModelCard, Preset
     from .checkpoint import download
+    from .cosmos import CosmosChecker
     from .errors import CheckpointError, GuardError, ImageError, SettingError
     from .guard import NsfwGuard
     from .policy import Policy
@@ -33,6 +34,7 @@ _MODULES = {
     "Preset": "cards",
     "Figure": "cards",
     "CARDS": "cards",
+    "CosmosChecker": "cosmos",
     "PreprocessSpec": "preprocess",
     "download": "checkpoint",
     "GuardError": "errors",
@@ -45,6 +47,7 @@ __all__ = [
     "CARDS",
     "CardRegistry",
     "CheckpointError",
+    "CosmosChecker",
     "Figure",
     "GuardError",
     "GuardResult",

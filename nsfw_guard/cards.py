@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,17 +20,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CARD = "freepik"
 CARD_FILE = "nsfw_guard.toml"
 PACKAGE = "package:"
 
-# Label names that need no card. "anime picture" and "drawings" are the safe drawing classes of the five-class models.
+# What the template of a card has where somebody must say how severe a label is.
+UNKNOWN = "?"
+# Label names that need no card, by ``_words``. "anime", "anime picture" and "drawings" are the safe drawing classes of
+# the five-class models, whose unsafe ones are "hentai" and "hentai picture"; "sensual" is "enticing or sensual" there.
 VOCABULARY: Mapping[str, Level] = {
     **dict.fromkeys(
-        ["normal", "sfw", "safe", "neutral", "safe content", "normal or safe", "drawings", "anime picture"],
+        ["normal", "sfw", "safe", "neutral", "safe content", "normal or safe", "drawings", "anime", "anime picture"],
         Level.NEUTRAL,
     ),
-    **dict.fromkeys(["low", "suggestive", "sexy", "enticing or sensual", "questionable"], Level.LOW),
+    **dict.fromkeys(["low", "suggestive", "sexy", "sensual", "enticing or sensual", "questionable"], Level.LOW),
     "medium": Level.MEDIUM,
     **dict.fromkeys(
         ["nsfw", "unsafe", "unsafe content", "porn", "pornography", "hentai", "hentai picture", "explicit", "high"],
@@ -45,6 +52,9 @@ class Preset:
     level: Level = Level.MEDIUM
     source: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", Level.parse(self.level))
+
     def policy(self) -> Policy:
         """Return the policy with these numbers."""
         return Policy(level=self.level, threshold=self.threshold)
@@ -60,7 +70,8 @@ class Figure:
     source: str
 
 
-# A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card.
+# A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card. Of all
+# presets, this one may be on a card whose labels cannot reach it: such a model needs a policy by numbers.
 _ARGMAX = Preset(0.5, Level.MEDIUM, "argmax")
 
 
@@ -82,7 +93,7 @@ class ModelCard:
         note: When to take it, and what to know.
 
     Raises:
-        SettingError: No label, or a label's level is none.
+        SettingError: No label, a label whose level is none or still to be said, or a preset that no label can reach.
     """
 
     name: str
@@ -102,12 +113,28 @@ class ModelCard:
                 f"The card {self.name!r} has levels={self.levels!r}; expected label name → level, such as "
                 '{"normal": "neutral", "nsfw": "high"}.'
             )
+        if unsaid := [label for label, level in self.levels.items() if level == UNKNOWN]:
+            raise SettingError(
+                f'The card {self.name!r} does not say yet how severe {unsaid} are: write "neutral", "low", '
+                f'"medium" or "high" for each {UNKNOWN!r}.'
+            )
         levels = {str(label): Level.parse(level) for label, level in self.levels.items()}
         object.__setattr__(self, "levels", levels)
         if not any(levels.values()):
             raise SettingError(
                 f"The card {self.name!r} has only neutral labels, {list(levels)}: it could flag nothing."
             )
+        if not isinstance(self.presets, Mapping):
+            raise SettingError(f"The card {self.name!r} has presets={self.presets!r}; expected name → Preset.")
+        for name, preset in self.presets.items():
+            if not isinstance(preset, Preset):
+                raise SettingError(f"The preset {name!r} of the card {self.name!r} is {preset!r}; expected a Preset.")
+            policy = preset.policy()
+            try:
+                if preset != _ARGMAX:
+                    policy.validate_for(levels)
+            except SettingError as error:
+                raise SettingError(f"The preset {name!r} of the card {self.name!r}: {error}") from error
 
     @property
     def identity(self) -> str:
@@ -119,21 +146,23 @@ class ModelCard:
         """Return the policy of a preset of this card.
 
         Raises:
-            SettingError: The card has no such preset.
+            SettingError: The card has no such preset, or no label can reach it.
         """
         if preset not in self.presets:
             raise SettingError(
                 f"policy is {preset!r}; the card {self.name!r} has the presets {sorted(self.presets)}. "
                 "For numbers of your own: Policy(level=..., threshold=...)."
             )
-        return self.presets[preset].policy()
+        policy = self.presets[preset].policy()
+        policy.validate_for(self.levels)
+        return policy
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain values, the same tables that a card file has."""
         table = asdict(self)
-        table["levels"] = {label: level.name.lower() for label, level in self.levels.items()}
+        table["levels"] = {label: level.value for label, level in self.levels.items()}
         table["presets"] = {
-            name: {"threshold": preset.threshold, "level": preset.level.name.lower(), "source": preset.source}
+            name: {"threshold": preset.threshold, "level": preset.level.value, "source": preset.source}
             for name, preset in self.presets.items()
         }
         table["figures"] = [asdict(figure) for figure in self.figures]
@@ -157,12 +186,7 @@ class ModelCard:
             if "preprocess" in table:
                 table["preprocess"] = PreprocessSpec(**table["preprocess"])
             if "presets" in table:
-                table["presets"] = {
-                    key: Preset(**{**preset, "level": Level.parse(preset.get("level", Level.MEDIUM))})
-                    for key, preset in table["presets"].items()
-                }
-                for preset in table["presets"].values():
-                    preset.policy()
+                table["presets"] = {key: Preset(**preset) for key, preset in table["presets"].items()}
             if "figures" in table:
                 table["figures"] = tuple(Figure(**figure) for figure in table["figures"])
             return cls(**table)
@@ -194,16 +218,26 @@ class ModelCard:
         Raises:
             SettingError: A label is not in the vocabulary, or none of them is above neutral.
         """
-        unknown = [label for label in labels if label.lower().replace("_", " ") not in VOCABULARY]
-        if unknown:
-            example = ", ".join(f'"{label}": "neutral"' for label in labels)
-            table = "\n".join(f'"{label}" = "neutral"   # or "low", "medium", "high"' for label in labels)
+        known = {label: VOCABULARY.get(_words(label)) for label in labels}
+        if unknown := [label for label, level in known.items() if level is None]:
+            said = {
+                json.dumps(label, ensure_ascii=False): UNKNOWN if level is None else level
+                for label, level in known.items()
+            }
+            example = ", ".join(f'{label}: "{level}"' for label, level in said.items())
+            hint = f'   # {UNKNOWN} is "neutral", "low", "medium" or "high"'
+            table = "\n".join(f'{label} = "{level}"{hint if level == UNKNOWN else ""}' for label, level in said.items())
             raise SettingError(
                 f"{source} has the labels {list(labels)}, and it is not known how severe {unknown} are. Say it, "
                 f"in Python:\n    NsfwGuard(..., card=ModelCard(name={name!r}, levels={{{example}}}))\n"
                 f"or in a file {CARD_FILE} beside the weights:\n[levels]\n{table}"
             )
-        return cls(name=name, levels={label: VOCABULARY[label.lower().replace("_", " ")] for label in labels})
+        return cls(name=name, levels=known)  # type: ignore[arg-type]  # none is None here
+
+
+def _words(label: str) -> str:
+    """Return a label's name as the vocabulary has it: in lower case, with single spaces between the words."""
+    return " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def policy_for(card: ModelCard, policy: str | Policy | None) -> Policy:
@@ -217,12 +251,22 @@ def policy_for(card: ModelCard, policy: str | Policy | None) -> Policy:
         SettingError: It is none of these, or does not fit the model.
     """
     if policy is None or isinstance(policy, str):
-        policy = card.policy("balanced" if policy is None else policy)
+        preset = "balanced" if policy is None else policy
+        found = card.policy(preset)
+        if preset != "balanced" and card.presets.get("balanced") and found == card.presets["balanced"].policy():
+            logger.warning(
+                "The preset %r of the card %r is the same as %r: nobody has published other numbers for the model. "
+                "For numbers of your own: Policy(level=..., threshold=...).",
+                preset,
+                card.name,
+                "balanced",
+            )
+        return found
     if not isinstance(policy, Policy):
         raise SettingError(
             f"policy is {policy!r}; expected a Policy or one of the card's presets: {sorted(card.presets)}."
         )
-    policy.validate_for(tuple(card.levels))
+    policy.validate_for(card.levels)
     return policy
 
 
@@ -261,8 +305,8 @@ class CardRegistry:
         return self._cards[name]
 
     def for_repo(self, repo: str) -> ModelCard | None:
-        """Return the card about a Hub id, if there is one."""
-        return next((card for card in self if card.repo == repo), None)
+        """Return the card about a Hub id, in any case, if there is one."""
+        return next((card for card in self if card.repo.casefold() == repo.casefold()), None)
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a card of that name."""

@@ -27,7 +27,9 @@ _PATTERNS = [
     "config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index*.json",
     CARD_FILE, SAVED_FILE, SAVED_PICTURE,
 ]  # fmt: skip
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# A name that starts with a dot is the path of a folder.
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def find_checkpoint(
@@ -42,7 +44,9 @@ def find_checkpoint(
     """Find a checkpoint's folder, downloading it if it is on the Hub only, and the card that goes with it.
 
     Args:
-        model: A card or its name, a Hub id (``org/name``), or a local folder; ``None`` is the default card.
+        model: A card or its name, a Hub id (``org/name``), or a local folder; ``None`` is the default card. A name that
+            is pinned, by its card or ``revision``, never means a folder; another Hub id that is a folder too is an
+            error.
         card: The card of a folder or Hub id, where it does not follow from the label names.
         revision: A Hub revision instead of the card's own.
         variant: Of the weights; see ``find_weights``.
@@ -53,7 +57,8 @@ def find_checkpoint(
         The folder, checked to hold a config and safetensors, and the card, with its preprocessing filled in.
 
     Raises:
-        SettingError: No such card, label names that no card maps, or a revision of a local folder.
+        SettingError: No such card, label names that no card maps, a revision of a local folder, or a name that is both
+            a Hub id and a folder.
         CheckpointError: Not found, not reachable, no safetensors, or files that cannot be read.
     """
     if isinstance(card, str):
@@ -62,31 +67,42 @@ def find_checkpoint(
         model = DEFAULT_CARD
     if isinstance(model, str) and "/" not in model and "\\" not in model and model in CARDS:
         model = CARDS.get(model)
+    wanted = revision
     if isinstance(model, ModelCard):
+        wanted = revision or model.revision
         card, model = card or model, model.repo
         if not model:
             raise CheckpointError(
                 f"The card {card.name!r} does not say where its checkpoint is. Give it a repo, a Hub id or a folder, "
                 f"or pass the folder: NsfwGuard(folder, card={card.name!r})."
             )
-    folder = _local_folder(model)
+    folder = _local_folder(model, pinned=wanted is not None)
     if folder is not None and revision is not None:
         raise SettingError(f"revision is {revision!r}, and {folder} is a local folder; a revision goes with a Hub id.")
+    repo = ""
     if folder is None:
         repo = str(model)
         if not _HUB_ID.fullmatch(repo):
             CARDS.get(repo)  # raises, and names the cards
-        card = card or CARDS.for_repo(repo)
-        commit = revision or (card.revision if card else None)
-        folder = _from_hub(repo, commit, card, local_files_only, variant=variant, subfolder=subfolder)
-        if card is not None and revision is not None and revision != card.revision:
-            card = replace(card, revision=revision)
+        known = CARDS.for_repo(repo)
+        card, repo = card or known, known.repo if known else repo
+        for one in (card, known):
+            if wanted is None and one is not None and one.repo in ("", repo):  # not a card that another one lends
+                wanted = one.revision
+        folder = _from_hub(repo, wanted, known, local_files_only, variant=variant, subfolder=subfolder)
     elif subfolder:
         folder /= subfolder
     check_folder(folder, variant)
     config = read_config(folder)
     labels = labels_of(config, folder)
-    card = card or _card_beside(folder) or ModelCard.from_labels(labels, name=folder.name, source=str(folder))
+    if card is None:
+        name, source = (repo, repo) if repo else (folder.name, str(folder))
+        card = _card_beside(folder) or ModelCard.from_labels(labels, name=name, source=source)
+    if repo:
+        # What was fetched, whatever a card says. The Hub's cache names a folder after the commit; a branch says less.
+        commit = next((part for part in reversed(folder.parts) if _COMMIT.fullmatch(part)), wanted)
+        if (card.repo, card.revision) != (repo, commit):
+            card = replace(card, repo=repo, revision=commit)
     if card.preprocess is None:
         card = replace(card, preprocess=_spec_of(folder, config))
     return folder, card
@@ -163,11 +179,27 @@ def download(model: str | ModelCard, *, to: str | Path | None = None, revision: 
     return folder
 
 
-def _local_folder(model: str | Path) -> Path | None:
+def _local_folder(model: str | Path, *, pinned: bool) -> Path | None:
+    """Return the folder that is meant; ``None``: a repository on the Hub is, or nothing.
+
+    Raises:
+        SettingError: The name is that of a folder and has the form of a Hub id.
+        CheckpointError: It can only be a folder, and is none.
+    """
     text = str(model)
     if text.startswith(PACKAGE):
         return Path(__file__).parent / text.removeprefix(PACKAGE)
     path = Path(model).expanduser()
+    if isinstance(model, str) and _HUB_ID.fullmatch(text):
+        # What lies in the working directory must not be taken for what is pinned.
+        known = CARDS.for_repo(text)
+        if pinned or (known is not None and known.revision is not None):
+            return None
+        if path.is_dir():
+            raise SettingError(
+                f"{text!r} is a folder here, and has the form of a Hub id. For the folder, write {'./' + text!r}; for "
+                'the repository on the Hub, give its revision: a commit, or revision="main".'
+            )
     if path.is_dir():
         return path
     if path.is_file():
@@ -205,13 +237,14 @@ def _from_hub(
         return Path(snapshot_download(repo, local_dir=to, **options)) / inside
     except Exception as error:
         name = card.name if card else repo
+        here = f"\nA folder is not meant by that name; write {'./' + repo!r}." if Path(repo).is_dir() else ""
         raise CheckpointError(
             f"The checkpoint {repo} (revision {revision or 'main'}) is not on this machine and could not be fetched.\n"
             f"Looked in the Hugging Face cache, {constants.HF_HUB_CACHE}, and then on the Hub: {one_line(error, 300)}\n"
             "Two ways on:\n"
             f"  1. with a network, and HF_HUB_OFFLINE unset: nsfw-guard download {name}\n"
             f"  2. on another machine: nsfw-guard download {name} --to FOLDER; "
-            "copy FOLDER here and use NsfwGuard('FOLDER')"
+            f"copy FOLDER here and use NsfwGuard('./FOLDER'){here}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class Classifier(nn.Module):
         network: The model as transformers loaded it.
         forward_path: How the network is run.
         card: Its card; every label of the model is in ``card.levels`` and the other way round.
+        scored_as: The card that scores carry, for verdicts: without a commit where the weights need not be its.
         preprocess: The card's preprocessing, which is there once a checkpoint is found.
         labels: Label names in the order of the outputs.
         folder: Where the checkpoint is; ``None`` if the network is from somewhere else.
@@ -60,7 +62,7 @@ class Classifier(nn.Module):
         self.network = network.eval()
         self.forward_path = Forward(runtime)
         self.preprocess = card.preprocess
-        self.card = card
+        self.card = self.scored_as = card
         self.labels = labels
         self.folder: Path | None = None
         self.onnx: OnnxForward | None = None
@@ -127,6 +129,8 @@ class Classifier(nn.Module):
         vars(network.config).pop(SAVED, None)  # the settings of a guard are not the network's
         classifier = cls(network, card, labels, runtime=runtime)
         classifier.folder = folder
+        if card.revision not in folder.parts:  # no snapshot in the Hub's cache: a folder that anybody may have changed
+            classifier.scored_as = replace(card, revision=None)
         if onnx is not None:
             from .onnx_runtime import OnnxForward
 
@@ -241,7 +245,7 @@ class Classifier(nn.Module):
                 problems[owner] = "non_finite"
             elif not count:
                 problems[owner] = problems[owner] or "too_long"
-        return Scores(self.card, self.labels, tuple(map(tuple, images)), tuple(problems))
+        return Scores(self.scored_as, self.labels, tuple(map(tuple, images)), tuple(problems))
 
 
 class _NothingToInitialise(TorchFunctionMode):

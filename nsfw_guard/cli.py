@@ -46,7 +46,7 @@ app = typer.Typer(
 _out = Console()
 _err = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder.")]
+Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")]
 PolicyName = Annotated[
     str, typer.Option("--policy", help="A preset of the model card: strict, balanced, permissive, …")
 ]
@@ -216,7 +216,9 @@ def download(
 
     with _failing_as_2():
         folder = fetch(name, to=to, revision=revision)
-    _out.print(f"{name} is in {folder}", highlight=False, soft_wrap=True)
+    # As it is given as a model: without the dot, org/name would be a Hub id.
+    where = folder if folder.is_absolute() else f"./{folder.as_posix()}"
+    _out.print(f"{name} is in {where}", highlight=False, soft_wrap=True)
 
 
 @app.command()

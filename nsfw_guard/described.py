@@ -18,7 +18,7 @@ def described(guard: NsfwGuard, placement: Placement) -> dict[str, Any]:
     device, dtype = execution_device(guard), classifier.dtype
     path, why = classifier.forward_path.describe(classifier.body, device, dtype)
     return {
-        "model": guard.card.identity,
+        "model": classifier.scored_as.identity,
         "labels": {label: guard.card.levels[label].name.lower() for label in classifier.labels},
         "policy": guard.policy.to_dict(),
         "redaction": redaction_values(guard.redaction),

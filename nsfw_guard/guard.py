@@ -17,6 +17,7 @@ from .cards import ModelCard, policy_for
 from .checkpoint import find_checkpoint
 from .classifier import Classifier, stored_dtype
 from .clips import redact_alike
+from .cosmos import say_prompts_unread
 from .described import described
 from .errors import ImageError
 from .hosts import settings_in, upload_in
@@ -238,7 +239,8 @@ class NsfwGuard(PreTrainedModel):
         return result.images, result.flags
 
     def check_text_safety(self, prompt: str) -> bool:
-        """Pass every prompt, as Cosmos pipelines ask of their checker: the guard looks at images only."""
+        """Pass every prompt unread, and say so once: Cosmos pipelines ask it of their slot; see ``CosmosChecker``."""
+        say_prompts_unread(self)
         return True
 
     def check_video_safety(self, frames: Any) -> Any:

@@ -57,22 +57,36 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """Return the policy as plain values that ``json.dumps`` takes; ``Policy(**values)`` makes it again."""
         return {
-            "level": self.level.name.lower(),
+            "level": self.level.value,
             "threshold": self.threshold,
             "per_label": dict(self.per_label),
             "batch": self.batch,
         }
 
-    def validate_for(self, labels: tuple[str, ...]) -> None:
-        """Refuse label names that the model does not have.
+    def validate_for(self, levels: Mapping[str, Level]) -> None:
+        """Refuse label names that a model does not have, and a policy that nothing the model says could reach.
+
+        Args:
+            levels: Label name → how severe it is, of all labels of the model: ``ModelCard.levels``.
 
         Raises:
-            SettingError: ``per_label`` names a label that is not in ``labels``.
+            SettingError: ``per_label`` names another label; or no label counts: none is of the policy's level or above
+                it, and none above neutral is in ``per_label``.
         """
-        unknown = [label for label in self.per_label if label not in labels]
+        unknown = [label for label in self.per_label if label not in levels]
         if unknown:
             raise SettingError(
-                f"per_label names {unknown}, which the model does not have; its labels are {list(labels)}."
+                f"per_label names {unknown}, which the model does not have; its labels are {list(levels)}."
+            )
+        highest = max(levels.values())
+        if highest < self.level and not any(levels[label] for label in self.per_label):
+            severe = next(label for label, level in levels.items() if level is highest)
+            table = ", ".join(f"{label!r} ({level})" for label, level in levels.items())
+            raise SettingError(
+                f"A policy of the level {self.level.value!r} could flag nothing: no label of the model is that severe. "
+                f"The labels are {table}. Take a lower level, Policy(level=Level.{highest.name}), or a threshold for a "
+                f"label, Policy(per_label={{{severe!r}: 0.5}}). In a card: [presets.balanced] with level = "
+                f'"{highest}" and a threshold.'
             )
 
     def with_room(self) -> Policy:
@@ -87,9 +101,9 @@ class Policy:
         """Return one verdict per image of ``scores``; no model and no pixel is needed.
 
         Raises:
-            SettingError: ``per_label`` names a label that the model does not have.
+            SettingError: The policy does not fit the model; see ``validate_for``.
         """
-        self.validate_for(scores.labels)
+        self.validate_for({label: scores.card.levels[label] for label in scores.labels})
         verdicts = [
             self._judge(scores, views, problem)
             for views, problem in zip(scores.probabilities, scores.problems, strict=True)

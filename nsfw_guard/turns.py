@@ -47,7 +47,7 @@ class Turns:
 
     def alone(self, prepare: Callable[[], T] = lambda: None) -> Turn[T]:  # type: ignore[assignment, return-value]
         """Have the weights to oneself, once the calls of other threads are done; as for ``shared``."""
-        return Turn(partial(self._claim, prepare), self._free.release)
+        return Turn(partial(self._claim, prepare), self._release)
 
     def _begin(self, prepare: Callable[[], T]) -> T:
         me = threading.get_ident()
@@ -75,8 +75,13 @@ class Turns:
                 self._moves -= 1
                 self._free.notify_all()
             prepared = prepare()
+            self._calls[me] += 1
             self._free.acquire()  # a second time: it is kept beyond this block
             return prepared
+
+    def _release(self) -> None:
+        self._end()
+        self._free.release()
 
 
 class Turn(Generic[T]):

@@ -13,13 +13,60 @@ if TYPE_CHECKING:
     from .cards import ModelCard
 
 
-class Level(enum.IntEnum):
-    """How severe a label is: ``NEUTRAL < LOW < MEDIUM < HIGH``."""
+class Level(str, enum.Enum):
+    """How severe a label is: ``NEUTRAL < LOW < MEDIUM < HIGH``.
 
-    NEUTRAL = 0
-    LOW = 1
-    MEDIUM = 2
-    HIGH = 3
+    A level is written as its lower-case name, by ``json.dumps``, ``dataclasses.asdict`` and pydantic too. It compares
+    and counts as a number from 0 to 3.
+    """
+
+    severity: int
+
+    NEUTRAL = "neutral"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+    def __new__(cls, name: str) -> Level:
+        """Make one, more severe than those before it."""
+        level = str.__new__(cls, name)
+        level._value_ = name
+        level.severity = len(cls.__members__)
+        return level
+
+    @classmethod
+    def _missing_(cls, value: object) -> Level | None:
+        return next((level for level in cls if isinstance(value, int) and level.severity == value), None)
+
+    # Text would compare by the alphabet.
+    def __lt__(self, other: object) -> bool:
+        return self.severity < _severity(other)
+
+    def __le__(self, other: object) -> bool:
+        return self.severity <= _severity(other)
+
+    def __gt__(self, other: object) -> bool:
+        return self.severity > _severity(other)
+
+    def __ge__(self, other: object) -> bool:
+        return self.severity >= _severity(other)
+
+    def __eq__(self, other: object) -> bool:
+        return self.severity == other if isinstance(other, int) else str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+    def __bool__(self) -> bool:
+        return self.severity > 0
+
+    def __index__(self) -> int:
+        return self.severity
+
+    def __sub__(self, other: object) -> int:
+        return self.severity - _severity(other)
+
+    def __str__(self) -> str:
+        return str(self.value)
 
     @classmethod
     def parse(cls, value: Level | str) -> Level:
@@ -34,6 +81,11 @@ class Level(enum.IntEnum):
             return cls[value.upper()]
         names = ", ".join(repr(name.lower()) for name in cls.__members__)
         raise SettingError(f"level is {value!r}; expected a Level or one of {names}.")
+
+
+def _severity(value: object) -> int:
+    """Return the number of a level, of its name, or the number itself."""
+    return value if isinstance(value, int) else Level.parse(value).severity  # type: ignore[arg-type]
 
 
 class _NoTruth:
@@ -99,7 +151,7 @@ class Verdict(_NoTruth):
             "flagged": self.flagged,
             "score": self.score,
             "threshold": self.threshold,
-            "level": self.level.name.lower(),
+            "level": self.level.value,
             "labels": dict(self.labels),
             "reason": self.reason,
             "model": self.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import diffusers
@@ -555,3 +556,15 @@ def test_a_preview_of_another_number_of_images_is_refused(guard, count):
 def test_the_class_is_no_setting(guard):
     with pytest.raises(SettingError, match="expected an EarlyExit, such as"):
         attach(images.CASES["sdxl"].build(), guard, early=EarlyExit)
+
+
+def test_a_policy_of_labels_alone_could_stop_nothing_early(drawing, own_demo):
+    """Stopping goes by the score, and a score that is 0 whatever is drawn would never stop anything, in silence."""
+    card = replace(own_demo.card, levels={**own_demo.card.levels, "triangle": "low"}, presets={})
+    policy = Policy(level="high", per_label={"triangle": 0.5})
+    attach(drawing, NsfwGuard("demo", card=card, policy=policy, dtype="float32"), early=EarlyExit())
+    try:
+        with pytest.raises(SettingError, match="could flag nothing"):
+            draw(drawing, [SAFE])
+    finally:
+        detach_all(drawing)

@@ -1,6 +1,7 @@
 """Model cards: data with sources, and how users write their own."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,6 +173,19 @@ def test_a_card_of_ones_own_as_toml(tmp_path):
         ("[levels]\nnsfw = 'high'\n[preprocess]\nsize = 0", "preprocess.size is 0"),
         ("[levels]\nnsfw = 'high'\n[presets.balanced]\nthreshold = 2", "threshold is 2"),
         ("[levels]\nnsfw = 'high'\n[presets.balanced]\nsource = 'x'", "threshold"),
+        (
+            "[levels]\nsafe = 'neutral'\nsexy = 'low'\n[presets.balanced]\nthreshold = 0.4",
+            r"The preset 'balanced' of the card .*: A policy of the level 'medium' could flag nothing",
+        ),
+        (
+            "[levels]\nsafe = 'neutral'\nfew = 'medium'\n[presets.lax]\nthreshold = 0.4\nlevel = 'high'",
+            "The preset 'lax' of the card .*: A policy of the level 'high' could flag nothing",
+        ),
+        ("presets = 5\n[levels]\nnsfw = 'high'", "presets.*5|'int'"),
+        (
+            "[levels]\nsfw = 'neutral'\nodd = '?'",
+            r"does not say yet how severe \['odd'\] are: write \"neutral\", \"low\"",
+        ),
         ("license = 'mit'", "levels"),
         ("card = 'nobody'", "There is no model card 'nobody'"),
     ],
@@ -207,6 +221,9 @@ def test_a_registry_is_strict_and_a_failed_registration_changes_nothing():
         (("SAFE", "QUESTIONABLE", "UNSAFE"), "NEUTRAL LOW HIGH"),
         (("neutral", "low", "medium", "high"), "NEUTRAL LOW MEDIUM HIGH"),
         (("unsafe_content", "Safe_Content"), "HIGH NEUTRAL"),
+        (("Anime", "Hentai", "Normal", "Pornography", "Sensual"), "NEUTRAL HIGH NEUTRAL HIGH LOW"),
+        ((" NSFW ", "Safe-Content", "Enticing  or_sensual", "Sfw"), "HIGH NEUTRAL LOW NEUTRAL"),
+        (("nsfw", "NSFW", "safe"), "HIGH HIGH NEUTRAL"),
         (("sfw", "low", "suggestive", "sexy", "enticing_or_sensual", "questionable"), "NEUTRAL LOW LOW LOW LOW LOW"),
         (("safe", "unsafe", "porn", "pornography", "hentai picture", "explicit"), "NEUTRAL HIGH HIGH HIGH HIGH HIGH"),
     ],
@@ -214,3 +231,96 @@ def test_a_registry_is_strict_and_a_failed_registration_changes_nothing():
 def test_the_vocabulary(labels, levels):
     card = ModelCard.from_labels(labels, name="x", source="x")
     assert " ".join(card.levels[label].name for label in labels) == levels
+
+
+@pytest.mark.parametrize("label", ["LABEL_0", "0", "not nsfw", "unsafe?", "nude", "", "?", "porn, safe", "nsfwish"])
+def test_what_is_not_a_word_of_the_vocabulary_is_never_guessed(label):
+    with pytest.raises(SettingError, match="it is not known how severe"):
+        ModelCard.from_labels((label, "explicit"), name="x", source="x")
+
+
+def test_the_template_fills_in_what_is_known_and_only_the_rest_is_to_be_said(tmp_path):
+    labels = ("explicit", 'Odd "one"\n[presets.balanced]', "Pornography", "LABEL_3", "normal", "Sexy")
+    with pytest.raises(SettingError) as caught:
+        ModelCard.from_labels(labels, name="mine", source="x")
+    text = str(caught.value)
+    template = text.split("beside the weights:\n")[1]
+    path = tmp_path / "nsfw_guard.toml"
+    path.write_text(template, encoding="utf-8")
+    with pytest.raises(SettingError) as left:
+        ModelCard.from_toml(path)
+    assert f"how severe {[labels[1], labels[3]]} are" in str(left.value)
+    path.write_text(template.replace('= "?"', '= "low"', 1), encoding="utf-8")
+    with pytest.raises(SettingError, match=r"how severe \['LABEL_3'\] are"):
+        ModelCard.from_toml(path)
+    path.write_text(template.replace('= "?"', '= "neutral"'), encoding="utf-8")
+    card = ModelCard.from_toml(path)
+    assert tuple(card.levels) == labels
+    assert " ".join(level.name for level in card.levels.values()) == "HIGH NEUTRAL HIGH NEUTRAL NEUTRAL LOW"
+    # The same in Python.
+    code = text.split("NsfwGuard(..., card=")[1].split(")\nor in a file")[0]
+    with pytest.raises(SettingError, match="does not say yet how severe"):
+        eval(code, {"ModelCard": ModelCard})
+    assert eval(code.replace(': "?"', ': "neutral"'), {"ModelCard": ModelCard}).levels == card.levels
+
+
+@pytest.fixture
+def sexy(tmp_path):
+    """A checkpoint whose worst label is low."""
+    return save_tiny(tmp_path / "sexy", id2label={"0": "safe", "1": "sexy"})
+
+
+def test_a_guard_that_can_flag_nothing_is_not_made(sexy):
+    for policy in (None, "balanced", Policy(), Policy("high", 0.0), Policy(per_label={"safe": 0.1})):
+        with pytest.raises(SettingError, match="could flag nothing: no label of the model is that severe"):
+            NsfwGuard(sexy, policy=policy)
+    guard = NsfwGuard(sexy, policy=Policy(level=Level.LOW, threshold=0.0))
+    assert guard.check(torch.rand(1, 3, 40, 40))[0].flagged
+    assert NsfwGuard(sexy, policy=Policy(per_label={"sexy": 0.0})).check(torch.rand(1, 3, 40, 40))[0].flagged
+
+
+def test_the_card_says_what_its_error_says_to_write(sexy):
+    (sexy / "nsfw_guard.toml").write_text(
+        '[levels]\nsafe = "neutral"\nsexy = "low"\n[presets.balanced]\nlevel = "low"\nthreshold = 0.4\n'
+    )
+    guard = NsfwGuard(sexy)
+    assert guard.policy == Policy(level=Level.LOW, threshold=0.4)
+    guard.save_pretrained(sexy.with_name("saved"))
+    assert NsfwGuard.from_pretrained(sexy.with_name("saved")).policy == guard.policy
+
+
+def test_a_guard_by_numbers_on_a_card_without_presets_that_fit_can_be_saved(sexy):
+    guard = NsfwGuard(sexy, policy=Policy(level=Level.LOW))
+    guard.save_pretrained(sexy.with_name("saved"))
+    assert NsfwGuard.from_pretrained(sexy.with_name("saved")).policy == guard.policy
+
+
+def test_presets_in_python_are_checked_too():
+    levels = {"safe": "neutral", "sexy": "low"}
+    assert ModelCard(name="x", levels=levels, presets={"balanced": Preset(0.5, "low")}).policy().level is Level.LOW
+    for presets, message in (
+        ({"balanced": Preset(0.5)}, "could flag nothing"),
+        ({"balanced": Policy("low")}, "expected a Preset"),
+        ({"balanced": Preset(1.5, "low")}, "threshold is 1.5"),
+        (0.5, "expected name → Preset"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            ModelCard(name="x", levels=levels, presets=presets)
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"), [("strict", True), ("balanced", False), (None, False), ("permissive", False)]
+)
+def test_a_preset_that_is_no_other_than_balanced_says_so_once(tmp_path, caplog, preset, said):
+    card = replace(CARDS.get("falconsai"), preprocess=None)
+    guard = NsfwGuard(save_tiny(tmp_path / "copy"), card=card, policy=preset)
+    guard.check(torch.rand(2, 3, 40, 40))
+    guard.check(torch.rand(2, 3, 40, 40))
+    told = [record.getMessage() for record in caplog.records if "is the same as" in record.getMessage()]
+    assert len(told) == said
+    assert not said or "'strict' of the card 'falconsai' is the same as 'balanced'" in told[0]
+
+
+def test_a_policy_of_no_name_is_not_the_balanced_one(tiny_folder):
+    with pytest.raises(SettingError, match="policy is ''; the card"):
+        NsfwGuard(tiny_folder, policy="")

@@ -5,7 +5,9 @@ import json
 import re
 import struct
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from checkpoints import (
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import nsfw_guard
 from nsfw_guard import CARDS, CheckpointError, ModelCard, NsfwGuard, PreprocessSpec, SettingError, download
 from nsfw_guard.checkpoint import CARD_FILE, SAVED_FILE, WEIGHTS, find_checkpoint
 from nsfw_guard.classifier import _NothingToInitialise, stored_dtype
@@ -141,9 +144,12 @@ def test_labels_that_nobody_knows_are_refused_and_the_error_maps_them(folder):
     change_config(folder, id2label={"0": "LABEL_0", "1": "spicy"})
     with pytest.raises(SettingError, match=r"not known how severe \['LABEL_0', 'spicy'\] are") as caught:
         NsfwGuard(folder)
-    # What the error says to put into the file works, once the levels are right.
+    # What the error says to put into the file works, once the levels are said.
     table = str(caught.value).split("beside the weights:\n")[1]
-    (folder / CARD_FILE).write_text(table.replace('"spicy" = "neutral"', '"spicy" = "high"'))
+    (folder / CARD_FILE).write_text(table)
+    with pytest.raises(SettingError, match=r"does not say yet how severe \['LABEL_0', 'spicy'\] are"):
+        NsfwGuard(folder)
+    (folder / CARD_FILE).write_text(table.replace('"spicy" = "?"', '"spicy" = "high"').replace('"?"', '"neutral"'))
     assert NsfwGuard(folder).card.levels["spicy"].name == "HIGH"
 
 
@@ -362,6 +368,87 @@ def test_a_cards_checkpoint_is_fetched_at_its_revision_or_the_one_given(asked_fo
     assert asked_for == {revision}
 
 
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A working directory with a checkpoint under every name that could be taken for another one."""
+    here = tmp_path / "here"
+    repos = [card.repo for card in CARDS if card.name != "demo"]
+    for name in (*(card.name for card in CARDS), *repos, "org/name"):
+        save_tiny(here / name)
+        (here / name / CARD_FILE).write_text('card = "falconsai"\n')
+    monkeypatch.chdir(here)
+    return here
+
+
+PINNED = [card for card in CARDS if card.name != "demo"]
+
+
+@pytest.mark.parametrize("card", PINNED, ids=lambda card: card.name)
+def test_a_folder_here_is_never_taken_for_what_is_pinned(planted, asked_for, folder, card):
+    for model in (card.name, card.repo, card.repo.swapcase(), card):
+        found, told = find_checkpoint(model)
+        assert (found, told.identity) == (folder, f"{card.repo}@{card.revision}")
+    assert find_checkpoint(card.repo, card="falconsai")[0] == folder
+    download(card.repo)
+    assert asked_for == {card.revision}
+
+
+def test_the_default_and_the_demo_are_no_folder_here(planted, asked_for, folder):
+    assert find_checkpoint()[0] == folder
+    assert asked_for == {CARDS.get("freepik").revision}
+    assert find_checkpoint("demo")[0].is_relative_to(Path(nsfw_guard.__file__).parent)
+
+
+def test_without_a_hub_the_error_says_how_to_mean_the_folder(planted):
+    with pytest.raises(CheckpointError, match=r"not meant by that name; write './Falconsai/nsfw_image_detection'"):
+        NsfwGuard("falconsai", local_files_only=True)
+
+
+def test_a_folder_that_could_be_a_hub_id_must_be_said(planted, asked_for, folder):
+    for options in ({}, {"card": "falconsai"}, {"local_files_only": True}):
+        with pytest.raises(
+            SettingError, match=r"folder here, and has the form of a Hub id.*write './org/name'; for"
+        ) as e:
+            find_checkpoint("org/name", **options)
+    assert 'revision="main"' in str(e.value)
+    with pytest.raises(SettingError, match="'org/name' is a folder here"):
+        find_checkpoint(ModelCard(name="mine", repo="org/name", levels={"normal": "neutral", "nsfw": "high"}))
+    assert not asked_for
+    for model in ("./org/name", Path("org/name"), str(planted / "org/name"), "org/name/", "../here/org/name", "./demo"):
+        assert find_checkpoint(model)[0].resolve().is_relative_to(planted)
+    assert find_checkpoint("org/name", revision="main")[0] == folder
+    assert find_checkpoint("org/other")[0] == folder
+
+
+def test_a_card_that_is_lent_says_neither_revision_nor_repository(asked_for):
+    """Of what is fetched, whatever the card that maps its labels is about."""
+    own = ModelCard(name="mine", levels={"normal": "neutral", "nsfw": "high"}, revision="c0ffee")
+    for card, revision, told in (
+        ("falconsai", None, "org/tuned"),
+        (CARDS.get("falconsai"), "abc", "org/tuned@abc"),
+        (own, None, "org/tuned@c0ffee"),
+    ):
+        asked_for.clear()
+        assert find_checkpoint("org/tuned", card=card, revision=revision)[1].identity == told
+        assert asked_for == {revision or (own.revision if card is own else None)}
+
+
+def test_a_card_in_a_repository_cannot_claim_to_be_another(asked_for, folder):
+    (folder / CARD_FILE).write_text('card = "falconsai"\n')
+    assert find_checkpoint("org/tuned")[1].identity == "org/tuned"
+    (folder / CARD_FILE).write_text('repo = "a/b"\nrevision = "c"\n[levels]\nnormal = "neutral"\nnsfw = "high"\n')
+    assert find_checkpoint("org/tuned", revision="d")[1].identity == "org/tuned@d"
+
+
+def test_a_folder_does_not_claim_the_commit_that_its_card_names(folder):
+    card = replace(CARDS.get("falconsai"), preprocess=None)
+    for guard in (NsfwGuard(folder, card=card), NsfwGuard(folder.rename(folder.with_name("b" * 40)), card=card)):
+        assert guard.check(torch.rand(1, 3, 32, 32))[0].model == card.repo
+        assert guard.describe()["model"] == card.repo
+    snapshot = guard.classifier.folder.rename(folder.with_name(card.revision))
+    assert NsfwGuard(snapshot, card=card).check(torch.rand(1, 3, 32, 32))[0].model == card.identity
+
+
 def test_a_download_without_weights_is_an_error(asked_for, folder):
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=f"has no weights as {WEIGHTS}"):
@@ -466,9 +553,10 @@ def test_download_fetches_config_and_safetensors_and_nothing_else(hub, tmp_path)
 
 def test_a_hub_id_is_loaded_once_and_then_from_the_cache(hub, tmp_path):
     endpoint, asked = hub
-    code = "from nsfw_guard import NsfwGuard; print(NsfwGuard('org/tiny', revision='main').card.name)"
+    code = "from nsfw_guard import NsfwGuard; print(NsfwGuard('org/tiny', revision='main').describe()['model'])"
     done = run_online(endpoint, tmp_path / "cache", code)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"org/tiny@{'f' * 40}"  # what the branch was
     asked.clear()
     done = run_online(endpoint, tmp_path / "cache", code)
     assert done.returncode == 0, done.stderr

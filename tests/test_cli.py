@@ -280,6 +280,25 @@ def test_download_hands_everything_on(monkeypatch, tmp_path):
     assert calls == [(("org/tiny",), {"to": tmp_path, "revision": "abc"})]
 
 
+def test_a_folder_that_a_download_names_can_be_given_as_a_model(monkeypatch, tmp_path, pictures):
+    monkeypatch.chdir(tmp_path)
+    folder = save_tiny(tmp_path / "weights" / "tiny").relative_to(tmp_path)
+    monkeypatch.setattr("nsfw_guard.checkpoint.download", lambda *args, **more: folder)
+    named = run("download", "org/tiny", "--to", folder).stdout.split()[-1]
+    assert run("check", pictures[0], "--model", named).exit_code in (0, 1)
+    result = run("check", pictures[0], "--model", folder)
+    assert result.exit_code == 2
+    assert f"write '{named}'; for the repository" in re.sub(r"\s+", " ", result.stderr)
+
+
+@pytest.mark.parametrize("command", ["check", "scan"])
+def test_a_model_that_the_preset_cannot_flag_by_ends_with_2(tmp_path, pictures, command):
+    folder = save_tiny(tmp_path / "sexy", id2label={"0": "safe", "1": "sexy"})
+    result = run(command, pictures[0], "--model", folder, *(["--out", tmp_path / "out"] if command == "scan" else []))
+    assert result.exit_code == 2
+    assert "could flag nothing: no label of the model is that severe" in re.sub(r"\s+", " ", result.stderr)
+
+
 @pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, None)])
 def test_a_gpu_is_taken_if_there_is_one(monkeypatch, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)

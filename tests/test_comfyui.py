@@ -576,6 +576,43 @@ def test_a_preset_that_the_card_lacks(comfy):
         guard(comfy, pictures(SAFE), {**BLUR, "sensitivity": "strict"})
 
 
+LOW_ONLY = """
+name = "own"
+[levels]
+triangle = "low"
+empty = "neutral"
+circle = "neutral"
+square = "neutral"
+cross = "neutral"
+heart = "neutral"
+"""
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        BALANCED,
+        {"sensitivity": "threshold", "sensitivity.threshold": 0.1},
+        {**BALANCED, "policy": Policy("high")},
+        {**BALANCED, "policy": Policy(per_label={"circle": 0.5})},
+    ],
+)
+def test_what_could_flag_nothing_is_refused(comfy, inputs):
+    (comfy.models / "shapes" / "nsfw_guard.toml").write_text(LOW_ONLY)
+    with pytest.raises(SettingError, match=r"could flag nothing: .*'triangle' \(low\)"):
+        guard(comfy, pictures(UNSAFE), {**BLUR, **inputs})
+    low = {**BLUR, **BALANCED, "policy": Policy("low")}
+    assert flags(guard(comfy, pictures(SAFE, UNSAFE), low)) == [False, True]
+
+
+def test_a_preset_that_is_no_other_than_balanced_is_said_once(comfy, caplog):
+    presets = "".join(f"[presets.{name}]\nthreshold = 0.5\n" for name in ("strict", "balanced"))
+    (comfy.models / "shapes" / "nsfw_guard.toml").write_text(LOW_ONLY.replace('"low"', '"high"') + presets)
+    for _ in range(3):
+        guard(comfy, pictures(SAFE), {**BLUR, "sensitivity": "strict"})
+    assert [r.getMessage()[:38] for r in caplog.records].count("The preset 'strict' of the card 'own' ") == 1
+
+
 @pytest.mark.parametrize("node", ["NSFWG_Censor", "NSFWG_Split"])
 def test_scores_of_another_batch_are_refused(comfy, node):
     images = pictures(SAFE, UNSAFE)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfw_guard import CARDS, Level, Policy, Scores, SettingError
+from nsfw_guard import CARDS, Level, ModelCard, Policy, Scores, SettingError
 
 FREEPIK = ("neutral", "low", "medium", "high")
 
@@ -158,6 +158,36 @@ def test_policies_can_be_compared_hashed_and_are_not_changed_from_outside():
     assert hash(policy) == hash(Policy(per_label={"high": 0.3}))
     with pytest.raises(AttributeError):
         policy.threshold = 1.0
+
+
+SEXY = ModelCard(name="sexy", levels={"safe": "neutral", "sexy": "low"})
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(),
+        Policy(threshold=1e-6),
+        Policy("high", batch="any"),
+        Policy(per_label={"safe": 0.5}),  # that a model is sure that nothing is there is no reason
+    ],
+)
+def test_a_policy_that_no_label_can_reach_is_refused_before_it_passes_anything(policy):
+    surely = Scores(SEXY, ("safe", "sexy"), (((0.0, 1.0),),), (None,))
+    for judge in (policy, policy.with_room()):
+        with pytest.raises(SettingError) as caught:
+            judge.decide(surely)
+    assert f"A policy of the level '{policy.level}' could flag nothing" in str(caught.value)
+    assert "'safe' (neutral), 'sexy' (low)" in str(caught.value)
+    assert "Policy(level=Level.LOW)" in str(caught.value)
+    assert "Policy(per_label={'sexy': 0.5})" in str(caught.value)
+    # What it says to type flags.
+    for better in (Policy(level=Level.LOW), Policy(per_label={"sexy": 0.5}), Policy("high", per_label={"sexy": 1.0})):
+        assert better.decide(surely)[0].flagged
+
+
+def test_a_policy_that_counts_neutral_labels_too_flags_everything_and_is_none_of_those():
+    assert Policy(level=Level.NEUTRAL).decide(Scores(SEXY, ("safe", "sexy"), (((1.0, 0.0),),), (None,)))[0].flagged
 
 
 def test_a_policy_comes_back_from_its_plain_values():

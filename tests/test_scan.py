@@ -20,7 +20,7 @@ from PIL import Image
 from scanning import draw, rows_of
 from typer.testing import CliRunner
 
-from nsfw_guard import NsfwGuard, Policy
+from nsfw_guard import CARDS, ModelCard, NsfwGuard, Policy
 from nsfw_guard.cli import app
 from nsfw_guard.demo.shapes import Scene, render
 from nsfw_guard.errors import SettingError
@@ -275,11 +275,13 @@ def test_an_animation_goes_by_its_worst_frame(demo, tmp_path):
     assert (row.frames, row.flagged) == (2, False)
 
 
+@pytest.mark.parametrize("name", ["demo", "freepik"])  # the labels of freepik have the names of levels
 @pytest.mark.parametrize("seed", range(5))
-def test_the_kept_views_decide_as_all_views_do(demo, seed):
+def test_the_kept_views_decide_as_all_views_do(name, seed):
     """The property that re-deciding rests on, for any policy."""
     generator = np.random.default_rng(seed)
-    labels = demo.classifier.labels
+    card = CARDS.get(name)
+    labels = tuple(card.levels)
     for _ in range(60):
         frames = [
             tuple(
@@ -290,8 +292,8 @@ def test_the_kept_views_decide_as_all_views_do(demo, seed):
         ]
         evidence = Evidence()
         for index, views in enumerate(frames):
-            evidence.add(Scores(demo.card, labels, (views,), (None,)), 0, index)
-        everything = Scores(demo.card, labels, (tuple(view for views in frames for view in views),), (None,))
+            evidence.add(Scores(card, labels, (views,), (None,)), 0, index)
+        everything = Scores(card, labels, (tuple(view for views in frames for view in views),), (None,))
         policy = Policy(
             level=generator.choice(["low", "medium", "high"]).item(),
             threshold=float(generator.uniform(0, 1)),
@@ -300,8 +302,8 @@ def test_the_kept_views_decide_as_all_views_do(demo, seed):
             },
         )
         expected = policy.decide(everything)[0]
-        first = Decider(demo.card, labels, Policy(), model="m", preprocessing="p").row("/x", evidence)
-        again = Decider(demo.card, labels, policy, model="m", preprocessing="p").again(first)
+        first = Decider(card, labels, Policy(), model="m", preprocessing="p").row("/x", evidence)
+        again = Decider(card, labels, policy, model="m", preprocessing="p").again(first)
         assert (again.flagged, again.score, again.reason, again.level) == (
             expected.flagged,
             expected.score,
@@ -309,6 +311,12 @@ def test_the_kept_views_decide_as_all_views_do(demo, seed):
             expected.level.name.lower(),
         )
         assert len(first.looked_at) <= len(labels) + 3
+
+
+def test_a_policy_that_can_flag_nothing_decides_no_row(demo):
+    card = ModelCard(name="x", levels={"safe": "neutral", "sexy": "low"})
+    with pytest.raises(SettingError, match="could flag nothing"):
+        Decider(card, ("safe", "sexy"), Policy(), model="m", preprocessing="p")
 
 
 def test_non_finite_scores_stay_flagged_whatever_the_policy(demo):

@@ -29,8 +29,8 @@ class Job(threading.Thread):
         except BaseException as error:
             self._error = error
 
-    def result(self):
-        self.join(60)
+    def result(self, patience=60):
+        self.join(patience)
         assert not self.is_alive()
         if self._error is not None:
             raise self._error
@@ -200,6 +200,19 @@ def test_no_call_begins_before_a_move_that_waits():
     moved.result()
     called.result()
     assert order == ["move", "call"]
+
+
+def test_a_nested_call_does_not_give_the_turn_away_to_who_waits():
+    turns = Turns()
+
+    def nested():
+        with turns.alone():
+            turns._moves += 1  # somebody who came before, and waits
+            with turns.shared(lambda: None), turns.alone():
+                turns._moves -= 1
+        return "done"
+
+    assert Job(nested).result(5) == "done"
 
 
 @pytest.mark.parametrize("method", [copy.copy, copy.deepcopy, lambda turns: pickle.loads(pickle.dumps(turns))])

@@ -1,11 +1,13 @@
 """Results that cannot be misread."""
 
+import copy
+import dataclasses
 import json
 import pickle
 
 import pytest
 
-from nsfw_guard import CARDS, GuardResult, Level, Policy, Scores, Verdict
+from nsfw_guard import CARDS, GuardResult, Level, Policy, Scores, SettingError, Verdict
 
 
 def example():
@@ -45,6 +47,40 @@ def test_a_verdict_is_json():
         "model": "org/name@abc",
         "views": 1,
     }
+
+
+def test_every_way_to_write_a_verdict_gives_the_same():
+    """A level as a number would read as another scale where nobody knows ours."""
+    verdict = example()
+    assert json.loads(json.dumps(dataclasses.asdict(verdict))) == verdict.to_dict()
+    assert dataclasses.asdict(verdict) == verdict.to_dict()
+    policy = Policy("high", 0.25, {"porn": 0.75}, "any")
+    assert json.loads(json.dumps(dataclasses.asdict(policy))) == policy.to_dict()
+    adapter = pytest.importorskip("pydantic").TypeAdapter(Verdict)
+    assert json.loads(adapter.dump_json(verdict)) == verdict.to_dict()
+    assert list(json.loads(adapter.dump_json(verdict))) == list(verdict.to_dict())
+    assert adapter.dump_python(verdict, mode="json") == verdict.to_dict()
+    assert adapter.validate_json(adapter.dump_json(verdict)) == verdict
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_level_is_text_that_compares_and_counts_as_a_number(level):
+    assert json.dumps(level) == f'"{level.name.lower()}"'
+    assert f"{level}" == str(level) == level.value == level.name.lower()
+    assert pickle.loads(pickle.dumps(level)) is copy.deepcopy(level) is Level(level.value) is Level(int(level)) is level
+    assert level == int(level) == list(Level).index(level)
+    assert bool(level) is (level is not Level.NEUTRAL)
+    for other in Level:
+        number = int(other)
+        assert (level < other) is (level < number) is (level < other.value) is (int(level) < number)
+        assert (level >= other) is (level >= number) is (level >= other.value) is (int(level) >= number)
+        assert (level > other, level <= other) == (int(level) > number, int(level) <= number)
+        assert level - other == int(level) - number
+        assert (level == other) is (hash(level) == hash(other)) is (level is other)
+    with pytest.raises(SettingError, match="level is 'severe'"):
+        level < "severe"  # noqa: B015 - the comparison raises
+    with pytest.raises(ValueError, match="7 is not a valid Level"):
+        Level(7)
 
 
 def test_a_result_sums_its_verdicts_up():

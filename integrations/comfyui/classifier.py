@@ -127,7 +127,7 @@ class LoadedClassifier:
             if progress is not None:
                 progress.update_absolute(min(start + CHUNK, count))
         return WireScores(
-            self.card,
+            self.classifier.scored_as,
             self.classifier.labels,
             tuple(image for part in parts for image in part.probabilities),
             tuple(problem for part in parts for problem in part.problems),

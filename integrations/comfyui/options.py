@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from nsfw_guard.cards import ModelCard
+from nsfw_guard.cards import ModelCard, policy_for
 from nsfw_guard.drawing import FITS
 from nsfw_guard.errors import ImageError, SettingError
 from nsfw_guard.policy import Policy
@@ -142,14 +143,14 @@ def policy_of(card: ModelCard, sensitivity: Any, policy: Policy | None) -> Polic
     """Return the policy that the inputs of a node say.
 
     Raises:
-        SettingError: They say none, or a preset that the card does not have.
+        SettingError: They say none, a preset that the card does not have, or what no label of the model can reach.
     """
     if policy is not None:
         if not isinstance(policy, Policy):
             raise SettingError(f"policy is a {type(policy).__name__}; expected what NSFW Policy puts out.")
-        return policy
+        return policy_for(card, policy)
     key = _key(sensitivity, "sensitivity", (*PRESETS, THRESHOLD))
-    return Policy(threshold=sensitivity.get("threshold")) if key == THRESHOLD else card.policy(key)
+    return policy_for(card, Policy(threshold=sensitivity.get("threshold"))) if key == THRESHOLD else _preset(card, key)
 
 
 def action_of(action: Any, replacement: Any = None, *, flagged: bool = True) -> Action:
@@ -192,6 +193,11 @@ def plain(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
     return {key: entry[0] if isinstance(entry, tuple) else entry for key, entry in value.items()}
+
+
+@lru_cache  # nodes run again and again, and what there is to say is said once
+def _preset(card: ModelCard, key: str) -> Policy:
+    return policy_for(card, key)
 
 
 def _key(value: Any, name: str, choices: tuple[str, ...]) -> str:

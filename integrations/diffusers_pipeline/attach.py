@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
+from nsfw_guard.cosmos import CosmosChecker
 from nsfw_guard.errors import SettingError
 from nsfw_guard.guard import NsfwGuard
 from nsfw_guard.verdict import Verdict
@@ -82,6 +83,7 @@ def attach(
         early.validate_for(pipe)
     if before is None:
         in_slot = getattr(pipe, "safety_checker", None)
+        in_slot = in_slot.guard if isinstance(in_slot, CosmosChecker) else in_slot
         attachment = Attachment(guard or (in_slot if isinstance(in_slot, NsfwGuard) else NsfwGuard()), settings)
     else:
         attachment = before

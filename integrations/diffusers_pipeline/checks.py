@@ -94,7 +94,8 @@ def decide(images: Any, record: Record, meaning: Meaning) -> list[Verdict]:
     """Return one verdict per image, and touch none; what an aborted generation has left is flagged unseen."""
     guard, device = record.attachment.guard, record.device
     if record.aborted:
-        early = Verdict(True, 1.0, guard.policy.threshold, Level.HIGH, {}, "early", model=guard.card.identity)
+        model = guard.classifier.scored_as.identity
+        early = Verdict(True, 1.0, guard.policy.threshold, Level.HIGH, {}, "early", model=model)
         return [early for _ in split(images)]
     if device is not None and device.type != "cpu":
         if isinstance(images, Tensor):

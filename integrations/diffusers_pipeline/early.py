@@ -138,6 +138,7 @@ class _Watch:
         guard = record.attachment.guard
         threshold = early.threshold if early.threshold is not None else (guard.policy.threshold + 1) / 2
         self._policy = replace(guard.policy, threshold=threshold, per_label={}, batch="each")
+        self._policy.validate_for(guard.card.levels)  # by its labels' own thresholds alone, nothing would ever stop
         self._heard = False
         self._follow()
 

@@ -105,8 +105,9 @@ class GuardedFolder:
             raise ImageError(f'The images are {type(images).__name__}; expected pictures: output_type="pil".')
         if not len(images) == len(verdicts) == len(ids):
             raise ImageError(f"There are {len(images)} images, {len(verdicts)} verdicts and {len(ids)} ids.")
-        if other := [one.model for one in verdicts if one.model != self._guard.card.identity]:
-            raise ImageError(f"The verdicts are of {other[0]}, and this folder is of {self._guard.card.identity}.")
+        model = self._guard.classifier.scored_as.identity
+        if other := [one.model for one in verdicts if one.model != model]:
+            raise ImageError(f"The verdicts are of {other[0]}, and this folder is of {model}.")
         threshold = self._guard.policy.threshold
         if lax := [one.threshold for one in verdicts if not one.flagged and one.threshold != threshold]:
             raise ImageError(f"The verdicts are of the threshold {lax[0]}, and the folder's guard has {threshold}.")

@@ -49,7 +49,9 @@ def scan(
         list[str] | None,
         typer.Option("--list", help="A list of sources, one per line (or NUL-separated); - is standard input."),
     ] = None,
-    model: Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder.")] = "freepik",
+    model: Annotated[
+        str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")
+    ] = "freepik",
     policy: Annotated[
         str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")
     ] = "balanced",

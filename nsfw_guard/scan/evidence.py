@@ -32,7 +32,8 @@ class Evidence:
     views: int = 0
     problem: str | None = None
     _last: int | None = None
-    _best: dict[Level | str, tuple[float, tuple[int, int], View]] = field(default_factory=dict)
+    # By what they are the best of: a level, a label, which may have the name of a level, or a problem.
+    _best: dict[tuple[str, str], tuple[float, tuple[int, int], View]] = field(default_factory=dict)
 
     def add(self, scores: Scores, image: int, frame: int) -> None:
         """Add one image of some scores, as a frame with its index in the file."""
@@ -44,10 +45,10 @@ class Evidence:
         for view in scores.probabilities[image]:
             self.views += 1
             if not all(map(math.isfinite, view)):
-                self._best.setdefault("non_finite", (math.nan, (frame, self.views), view))
+                self._best.setdefault(("problem", "non_finite"), (math.nan, (frame, self.views), view))
                 continue
-            values: dict[Level | str, float] = {level: tail_score(view, levels, level) for level in Level if level}
-            values.update(zip(scores.labels, view, strict=True))
+            values = {("level", level.value): tail_score(view, levels, level) for level in Level if level}
+            values.update((("label", label), p) for label, p in zip(scores.labels, view, strict=True))
             for key, value in values.items():
                 if key not in self._best or value > self._best[key][0]:
                     self._best[key] = (value, (frame, self.views), view)
@@ -67,6 +68,9 @@ class Decider:
         policy: By which files are flagged, each by itself.
         model: For the rows.
         preprocessing: For the rows.
+
+    Raises:
+        SettingError: The policy does not fit the model.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Decider:
     ) -> None:
         self.card, self.labels = card, labels
         self.policy = replace(policy, batch="each")
+        policy.validate_for(card.levels)
         self.model, self.preprocessing = model, preprocessing
         self._policy = json.dumps(self.policy.to_dict(), sort_keys=True)
 
@@ -118,7 +123,7 @@ class Decider:
             flagged=verdict.flagged,
             score=verdict.score,
             threshold=verdict.threshold,
-            level=verdict.level.name.lower(),
+            level=verdict.level.value,
             reason=verdict.reason,
             labels=dict(verdict.labels),
             frame=next((frame for frame, view in looked_at if view == deciding), None),
