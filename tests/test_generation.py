@@ -767,6 +767,17 @@ def test_the_callers_own_function_is_called_and_the_attachment_is_as_before(bare
         detach(bare)
 
 
+def test_the_same_guard_loaded_again_leaves_the_attachment_as_it_is(bare, own_demo, tmp_path):
+    attach(bare, own_demo, on_verdicts=print)
+    try:
+        again = NsfwGuard("demo", dtype="float32")
+        made = generation(bare, tmp_path, guard=again)
+        assert made.guard is bare._nsfw_guard.guard is again
+        assert bare._nsfw_guard.settings.on_verdicts is print
+    finally:
+        detach(bare)
+
+
 def test_a_pipeline_that_is_not_guarded_yet_gets_the_guard(bare, own_demo, tmp_path):
     try:
         run(bare, tmp_path, guard=own_demo)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import diffusers
@@ -21,8 +23,9 @@ from .early import EarlyExit
 from .modular import GuardedModularPipeline
 from .pipeline import GuardedPipeline, GuardedSlot
 from .processors import funnel, is_processor, mixins_for, parts_of
+from .same import is_same
 from .settings import Attachment, Settings
-from .swap import guard_object, is_guarded_object, release_object
+from .swap import can_be_guarded, guard_object, is_guarded_object, release_object
 
 # Older releases have no modular pipelines.
 _MODULAR: Any = getattr(diffusers, "ModularPipeline", ())
@@ -32,6 +35,7 @@ def attach(
     pipe: Any,
     guard: NsfwGuard | None = None,
     *,
+    replace: bool = False,
     latents: str = "raise",
     every: int = 1,
     video: str = "frame",
@@ -41,11 +45,15 @@ def attach(
 ) -> Any:
     """Guard a diffusers pipeline: whatever it returns has been looked at, on the decoded tensor where that is possible.
 
-    It changes this one instance and no class. Attaching again changes the settings.
+    It changes this one instance and no class; if it fails, nothing. Attaching again, with the same guard or with one
+    that is loaded alike, changes the settings to those of the last call.
 
     Args:
         pipe: Any diffusers pipeline that makes images or videos, modular ones included.
-        guard: What looks at the images; ``None`` takes the guard in the pipeline's slot, or else ``NsfwGuard()``.
+        guard: What looks at the images; ``None`` takes the guard that the pipeline has, attached or in its slot, or
+            else ``NsfwGuard()``.
+        replace: Exchange the guard that is attached for another one. ``detach`` gives back what the slot held before
+            the first of them.
         latents: What ``output_type="latent"`` does: ``"raise"`` an error before anything is generated, or ``"allow"``,
             for a pipeline whose latents another guarded one decodes.
         every: Videos: how many frames apart the frames are that are looked at; those around a flagged one always are.
@@ -64,29 +72,36 @@ def attach(
     """
     settings = Settings(latents, every, video, min_run, on_verdicts, early)
     _refuse_what_makes_no_image(pipe)
+    _refuse_what_is_no_guard(guard)
     before: Attachment | None = pipe._nsfw_guard if is_guarded_object(pipe) else None
-    if guard is not None and not isinstance(guard, NsfwGuard):
+    if before is not None and guard is not None and not replace and not is_same(guard, before.guard):
         raise SettingError(
-            f"guard is {guard!r}; expected an NsfwGuard: attach(pipe, NsfwGuard({guard!r}))."
-            if isinstance(guard, str)
-            else f"guard is a {type(guard).__name__}; expected an NsfwGuard."
+            "The pipeline has another guard already. To exchange it, attach(pipe, guard, replace=True); to keep it, "
+            "attach(pipe), whose other arguments change the settings."
         )
-    if before is not None and guard is not None and guard is not before.guard:
-        raise SettingError("The pipeline has another guard already; call detach(pipe) first.")
     if early is not None:
         early.validate_for(pipe)
-    attachment = before
-    if attachment is None:
+    if before is None:
         in_slot = getattr(pipe, "safety_checker", None)
         in_slot = in_slot.guard if isinstance(in_slot, CosmosChecker) else in_slot
         attachment = Attachment(guard or (in_slot if isinstance(in_slot, NsfwGuard) else NsfwGuard()), settings)
-    attachment.settings = settings
-    if isinstance(pipe, _MODULAR):
-        _guard_modular(pipe, attachment)
-        return pipe
-    if before is None and "safety_checker" in pipe.components:
-        _fill_slot(pipe, attachment)
-    _guard_pipeline(pipe, attachment)
+    else:
+        attachment = before
+    copies = _copies_of_processors(pipe, attachment) if isinstance(pipe, _MODULAR) else {}
+    to_guard = _to_guard(pipe)
+    with ExitStack() as undo:
+        for changed in (pipe, attachment):
+            undo.callback(_taker_back(changed))
+        attachment.settings, attachment.guard = settings, attachment.guard if guard is None else guard
+        if not isinstance(pipe, _MODULAR) and "safety_checker" in pipe.components:
+            _fill_slot(pipe, attachment)
+        for target, mixins in to_guard:
+            undo.callback(release_object, target)
+            guard_object(target, mixins, attachment)
+        if copies:
+            attachment.replaced = {**attachment.replaced, **{name: (getattr(pipe, name), None) for name in copies}}
+            pipe.update_components(**copies)
+        undo.pop_all()
     return pipe
 
 
@@ -113,18 +128,12 @@ def detach(pipe: Any) -> Any:
 
 
 def is_guarded(pipe: Any) -> bool:
-    """Whether everything that a pipeline returns is looked at: attached, or a guard in a slot that its class uses.
+    """Whether everything that a pipeline returns is looked at: whether it, and not only a twin of it, was attached to.
 
-    ``from_pipe`` makes a new pipeline: one with a slot takes the guard along, any other has to be attached to again.
+    A guard that is in the slot alone, assigned or taken along by ``from_pipe``, looks at the pictures that the pipeline
+    shows it, and sees no latents, nor what is changed afterwards: attach to such a pipeline too.
     """
-    if is_guarded_object(pipe):
-        return True
-    # A class of a user's own may do as it likes with its slot.
-    slot_works = type(pipe).__module__.startswith("diffusers.") and table.mechanism_of(type(pipe)) in (
-        "slot",
-        "slot, inline",
-    )
-    return slot_works and isinstance(getattr(pipe, "safety_checker", None), NsfwGuard)
+    return is_guarded_object(pipe)
 
 
 def _has_ip_adapter(pipe: Any) -> bool:
@@ -146,27 +155,47 @@ def _refuse_what_makes_no_image(pipe: Any) -> None:
         )
 
 
-def _guard_pipeline(pipe: Any, attachment: Attachment) -> None:
-    """Guard a pipeline with its processors and inner pipelines; what is guarded already stays so."""
-    if not is_guarded_object(pipe):
-        has_slot = "safety_checker" in pipe.components and hasattr(pipe, "run_safety_checker")
-        slot = (GuardedSlot,) if has_slot else ()
-        guard_object(pipe, (GuardedPipeline, *slot), attachment)
-    for part in parts_of(pipe):
-        if not is_guarded_object(part):
-            guard_object(part, mixins_for(part), attachment)
-    for inner in _inner_pipelines(pipe):
-        if table.mechanism_of(type(inner)) not in ("no image", "refused"):
-            _guard_pipeline(inner, attachment)
+def _refuse_what_is_no_guard(guard: Any) -> None:
+    if guard is not None and not isinstance(guard, NsfwGuard):
+        raise SettingError(
+            f"guard is {guard!r}; expected an NsfwGuard: attach(pipe, NsfwGuard({guard!r}))."
+            if isinstance(guard, str)
+            else f"guard is a {type(guard).__name__}; expected an NsfwGuard."
+        )
+
+
+def _to_guard(pipe: Any) -> list[tuple[Any, tuple[type, ...]]]:
+    """The objects whose class is to be changed, each with its mixins; what is guarded already stays so.
+
+    A pipeline, its processors, and its inner pipelines with theirs. Of a modular one only itself.
+
+    Raises:
+        SettingError: The class of one of them cannot be changed.
+    """
+    found: list[tuple[Any, tuple[type, ...]]] = []
+    if isinstance(pipe, _MODULAR):
+        found.append((pipe, (GuardedModularPipeline,)))
+    else:
+        for one in _with_inner_pipelines(pipe):
+            has_slot = "safety_checker" in one.components and hasattr(one, "run_safety_checker")
+            found.append((one, (GuardedPipeline, GuardedSlot) if has_slot else (GuardedPipeline,)))
+            found += [(part, mixins_for(part)) for part in parts_of(one)]
+    wanted = list({id(target): (target, mixins) for target, mixins in found if not is_guarded_object(target)}.values())
+    for target, mixins in wanted:
+        if not can_be_guarded(target, mixins):
+            raise SettingError(
+                f"{type(pipe).__name__} cannot be guarded: it has a {type(target).__name__} (of "
+                f"{type(target).__module__}), an object that does not allow for a change of its class."
+            )
+    return wanted
 
 
 def _release_pipeline(pipe: Any, attachment: Attachment) -> None:
     """Release what this attachment guards, and nothing that another one does."""
-    for part in (pipe, *parts_of(pipe)):
-        if is_guarded_object(part) and part._nsfw_guard is attachment:
-            release_object(part)
-    for inner in _inner_pipelines(pipe):
-        _release_pipeline(inner, attachment)
+    for one in list(_with_inner_pipelines(pipe, all_of_them=True)):
+        for part in (one, *parts_of(one)):
+            if is_guarded_object(part) and part._nsfw_guard is attachment:
+                release_object(part)
 
 
 def _fill_slot(pipe: Any, attachment: Attachment) -> None:
@@ -181,25 +210,47 @@ def _fill_slot(pipe: Any, attachment: Attachment) -> None:
         wanted["feature_extractor"] = CLIPImageProcessor(size=side, crop_size=side)
     for name, component in wanted.items():
         if getattr(pipe, name) is not component:
-            attachment.replaced[name] = (getattr(pipe, name), pipe.config[name])
+            first = {name: (getattr(pipe, name), pipe.config[name])}
+            attachment.replaced = {**first, **attachment.replaced}
             pipe.register_modules(**{name: component})
     attachment.guard._placement.pipelines.remember(pipe)  # who reads the guard's dtype is told the pipeline's
 
 
-def _inner_pipelines(pipe: Any) -> Iterator[Any]:
-    yield from (value for value in list(vars(pipe).values()) if isinstance(value, DiffusionPipeline))
+def _with_inner_pipelines(pipe: Any, *, all_of_them: bool = False) -> Iterator[Any]:
+    """A pipeline and those that it is made of, each once; without those that make no images, unless all are wanted."""
+    seen, waiting = set(), [pipe]
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        inner = [value for value in vars(one).values() if isinstance(value, DiffusionPipeline)]
+        waiting += [x for x in inner if all_of_them or table.mechanism_of(type(x)) not in ("no image", "refused")]
 
 
-def _guard_modular(pipe: Any, attachment: Attachment) -> None:
-    """Give a modular pipeline guarded copies of its processors: components may be shared with other pipelines."""
-    if not is_guarded_object(pipe):
-        guard_object(pipe, (GuardedModularPipeline,), attachment)
+def _copies_of_processors(pipe: Any, attachment: Attachment) -> dict[str, Any]:
+    """Guarded copies of the processors of a modular pipeline: its components may be shared with other pipelines."""
     copies = {}
     for name, component in pipe.components.items():
-        if not is_processor(component) or is_guarded_object(funnel(component)):
-            continue
-        attachment.replaced[name] = (component, None)
-        copies[name] = copy.deepcopy(component)
-        part = funnel(copies[name])
-        guard_object(part, mixins_for(part), attachment)
-    pipe.update_components(**copies)
+        if is_processor(component) and not is_guarded_object(funnel(component)):
+            copies[name] = copy.deepcopy(component)
+            part = funnel(copies[name])
+            guard_object(part, mixins_for(part), attachment)
+    return copies
+
+
+def _taker_back(target: Any) -> Callable[[], None]:
+    """What gives an object back the attributes that it has now, and their contents where they are dictionaries."""
+    attributes = dict(vars(target))
+    contents = {name: dict(value) for name, value in attributes.items() if type(value) in (dict, OrderedDict)}
+
+    def take_back() -> None:
+        for name in vars(target).keys() - attributes.keys():
+            del vars(target)[name]
+        vars(target).update(attributes)
+        for name, content in contents.items():  # modular pipelines write into theirs
+            attributes[name].clear()
+            attributes[name].update(content)
+
+    return take_back

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from nsfw_guard.errors import SettingError
 from nsfw_guard.images import read_images
 
-from .preview import ADVICE, is_own, packs_its_own_way, predicted_original, preview_of
+from . import table
+from .preview import ADVICE, is_own, packs_its_own_way, predicted_original, predicts, preview_of
+from .steps import hearing
 
 if TYPE_CHECKING:
     from .record import Record
 
-
-_STEP = ("model_output", "timestep", "sample")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,24 @@ class EarlyExit:
         """Refuse pipelines that cannot be stopped.
 
         Raises:
-            SettingError: The class takes no ``callback_on_step_end``, has no ``interrupt``, no scheduler to ask, or
-                latents of which only a function of the user's own can make a preview.
+            SettingError: The class takes no ``callback_on_step_end``, has no ``interrupt`` or never asks for it, has no
+                scheduler to ask, or latents of which only a function of the user's own can make a preview.
         """
         name = type(pipe).__name__
-        if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
-            raise SettingError(
-                f"{name} cannot be stopped early: it takes no callback_on_step_end. Attach without early=."
-            )
-        if not hasattr(type(pipe), "interrupt"):
-            raise SettingError(f"{name} cannot be stopped early: it has no interrupt. Attach without early=.")
         scheduler = getattr(pipe, "scheduler", None)
-        if not (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod")):
-            raise SettingError(
-                f"{name} cannot be stopped early: what its {type(scheduler).__name__} predicts is not known. "
-                "Attach without early=."
-            )
+        reason = None
+        if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+            reason = "it takes no callback_on_step_end"
+        elif not hasattr(type(pipe), "interrupt"):
+            reason = "it has no interrupt"
+        elif table.never_interrupted(type(pipe)):
+            reason = "it never asks whether it was interrupted"
+        elif table.steps_copies(type(pipe)):
+            reason = "it denoises with copies of its scheduler, one for each frame"
+        elif not predicts(scheduler):
+            reason = f"what its {type(scheduler).__name__} predicts is not known"
+        if reason is not None:
+            raise SettingError(f"{name} cannot be stopped early: {reason}. Attach without early=.")
         if not is_own(self.preview) and packs_its_own_way(pipe):
             raise SettingError(
                 f"{name} cannot be stopped early by preview={self.preview!r}: how it packs its latents is not known. "
@@ -102,92 +105,92 @@ def watching(
 
     Yields:
         The arguments of the call, with a callback of ours beside the caller's own.
+
+    Raises:
+        SettingError: The pipeline cannot be stopped any more: it has another scheduler now.
     """
     try:
         bound = inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
         yield args, kwargs  # the call itself will say what is wrong with them
         return
-    watch = _Watch(pipe, record, early, bound.arguments)
-    bound.arguments["callback_on_step_end"] = watch.beside(bound.arguments.get("callback_on_step_end"))
-    scheduler, step, own = pipe.scheduler, pipe.scheduler.step, vars(pipe.scheduler).get("step")
-    order = _order_of(scheduler)
-
-    @functools.wraps(step)  # pipelines ask for its parameters
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        given: dict[str, Any] = {**dict(zip(order, args, strict=False)), **kwargs}
-        known: dict[str, Any] = {name: given.get(name) for name in _STEP}
-        watch.predicted = predicted_original(scheduler, **known, result=result)
-        return result
-
-    # On the object and for this call only: a scheduler keeps the state of one generation, so no two calls share it.
-    scheduler.step = noting
-    try:
+    early.validate_for(pipe)
+    with ExitStack() as stack:
+        watch = _Watch(pipe, record, early, bound.arguments, stack)
+        bound.arguments["callback_on_step_end"] = watch.beside(bound.arguments.get("callback_on_step_end"))
         yield bound.args, bound.kwargs
-    finally:
-        if own is None:
-            vars(scheduler).pop("step", None)
-        else:
-            scheduler.step = own
-
-
-def _order_of(scheduler: Any) -> tuple[str, ...]:
-    """The parameters of a scheduler's step in their order, which not all have alike; the usual if it hides them."""
-    for cls in type(scheduler).__mro__:
-        if "step" in vars(cls):
-            names = tuple(inspect.signature(vars(cls)["step"]).parameters)[1:]
-            if set(_STEP) <= set(names):
-                return names
-    return _STEP
 
 
 class _Watch:
     """One generation under way.
 
     Attributes:
-        predicted: The finished latents, as the last step predicted them.
+        predicted: The finished latents, as the step that was just taken predicts them.
     """
 
     predicted: Tensor | None = None
 
-    def __init__(self, pipe: Any, record: Record, early: EarlyExit, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, pipe: Any, record: Record, early: EarlyExit, arguments: dict[str, Any], until_the_end: ExitStack
+    ) -> None:
         self._pipe, self._record, self._early, self._arguments = pipe, record, early, arguments
+        self._until_the_end = until_the_end
         guard = record.attachment.guard
         threshold = early.threshold if early.threshold is not None else (guard.policy.threshold + 1) / 2
         self._policy = replace(guard.policy, threshold=threshold, per_label={}, batch="each")
         self._policy.validate_for(guard.card.levels)  # by its labels' own thresholds alone, nothing would ever stop
+        self._heard = False
+        self._follow()
 
     def beside(self, callback: Any) -> Any:
-        """A callback that calls the caller's own first."""
+        """A callback that calls the caller's own first, and answers what that one does."""
         if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
             return MultiPipelineCallbacks([callback, _Callback(self)])
 
-        def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if callback is not None:
-                tensors = callback(pipe, step, timestep, tensors)
+        def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+            # Without one, nothing: some pipelines hand over other latents than those that they go on with.
+            answer = callback(pipe, step, timestep, tensors) if callback is not None else {}
             self.after_step(step)
-            return tensors
+            return answer
 
         return after_step
+
+    def _follow(self) -> None:
+        """Hear the steps of the scheduler that the pipeline has now: it may exchange it under way."""
+        self._scheduler = self._pipe.scheduler
+        self._until_the_end.enter_context(hearing(self._scheduler, self._record, self._note))
+
+    def _note(self, scheduler: Any, given: dict[str, Any], result: Any) -> None:
+        if scheduler is self._scheduler:
+            self.predicted = predicted_original(scheduler, given, result)
+            self._heard = True
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Look, if it is time to, and stop if every item is beyond doubt."""
+        predicted, self.predicted = self.predicted, None
+        if self._pipe.scheduler is not self._scheduler:
+            self._follow()
+        elif predicted is None and not self._heard:
+            self._heard = True  # says it once
+            logger.warning(
+                "%s does not step its own scheduler: it is not stopped early. What it returns is looked at as ever.",
+                type(self._pipe).__name__,
+            )
         total = getattr(self._pipe, "num_timesteps", None) or len(self._pipe.scheduler.timesteps)
         first = max(0, round(self._early.after * total) - 1)
         last = step >= total - 1
-        if self.predicted is None or self._record.aborted or last or step < first or (step - first) % self._early.every:
+        if predicted is None or self._record.aborted or last or step < first or (step - first) % self._early.every:
             return
-        if not bool(self.predicted.isfinite().all()):
+        if not bool(predicted.isfinite().all()):
             return  # the full check flags what comes of it
         attachment = self._record.attachment
-        picture = preview_of(self._pipe, self.predicted, self._early.preview, attachment, self._arguments)
+        picture = preview_of(self._pipe, predicted, self._early.preview, attachment, self._arguments)
         seen = read_images(picture, value_range=(-1, 1), clamp=True, alpha=False)
         verdicts = self._policy.decide(attachment.guard.classify(seen))
-        if len(verdicts) != len(self.predicted):
+        if len(verdicts) != len(predicted):
             raise SettingError(
-                f"preview gave {len(verdicts)} images for {len(self.predicted)} latents; expected one for each."
+                f"preview gave {len(verdicts)} images for {len(predicted)} latents; expected one for each."
             )
         # A preview that overflows says nothing about the image.
         if all(verdict.flagged and verdict.reason != "non_finite" for verdict in verdicts):
@@ -206,8 +209,8 @@ class _Callback(PipelineCallback):
     def tensor_inputs(self) -> list[str]:
         return []
 
-    def __call__(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: Any) -> dict[str, Any]:
+    def __call__(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: Any) -> Any:
         self._watch.after_step(step_index)
-        return dict(callback_kwargs)
+        return callback_kwargs
 
     callback_fn = __call__

@@ -19,24 +19,34 @@ from .settings import Attachment
 _SHORT_SIDE = 32
 # The parameters of the one way to unpack latents that many classes share.
 _UNPACK = ["latents", "height", "width", "vae_scale_factor"]
+# Schedulers with sigmas whose models predict nothing that leads to the finished sample in one line.
+_NOT_KNOWN = ("CMStochasticIterativeScheduler", "MiniMaxH3Scheduler", "PiflowScheduler")
+# Parts of the names of those whose models predict the direction from the original to noise.
+_FLOW = ("FlowMatch", "FlowMap", "LTXEulerAncestralRF", "HeliosDMD")
 
 ADVICE = "Pass preview=, a function of the pipeline and the predicted latents: [B, 3, H, W] in [-1, 1]."
 
 
-def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor, result: Any) -> Tensor:
-    """The finished sample that a scheduler's step predicts, of the shape of ``sample``.
+def predicts(scheduler: Any) -> bool:
+    """Whether it is known what a scheduler predicts, as far as its kind tells."""
+    named = any(base.__name__ in _NOT_KNOWN for base in type(scheduler).__mro__)
+    return not named and (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod"))
+
+
+def predicted_original(scheduler: Any, given: dict[str, Any], result: Any) -> Tensor:
+    """The finished sample that a scheduler's step predicts, of the shape of the sample.
 
     Args:
         scheduler: After its step.
-        model_output: What the step was given: noise, velocity or sample, after guidance.
-        timestep: What the step was given.
-        sample: What the step was given.
+        given: What the step was given, by name: ``model_output`` (noise, velocity or sample, after guidance),
+            ``timestep``, ``sample`` and, where the tokens have times of their own, ``per_token_timesteps``.
         result: What it returned.
 
     Raises:
         SettingError: The scheduler is of no known family.
     """
     name = type(scheduler).__name__
+    model_output, sample = given["model_output"], given["sample"]
     unknown = SettingError(f"What a {name} predicts is not known: it cannot be stopped early. Attach without early=.")
     if not isinstance(sample, Tensor) or not isinstance(model_output, Tensor):
         raise unknown
@@ -51,15 +61,20 @@ def predicted_original(scheduler: Any, model_output: Tensor, timestep: Any, samp
         original: Tensor = kept[-1]
         return original
     # Flow matching: the sample lies on a line from the original to noise, and the model predicts its direction.
-    flow = scheduler.config.get("prediction_type") == "flow_prediction"
-    if ("FlowMatch" in name or flow) and scheduler.step_index is not None:
+    flow = scheduler.config.get("prediction_type") == "flow_prediction" or any(kind in name for kind in _FLOW)
+    times = given.get("per_token_timesteps")
+    if flow and times is not None:  # then the direction is the other one: FlowMatchEulerDiscreteScheduler.step
+        sigma = (times / scheduler.config.num_train_timesteps).to(sample.device, torch.float32)[..., None]
+        line: Tensor = sample.float() + sigma * model_output.float()
+        return line.to(sample.dtype)
+    if flow and scheduler.step_index is not None:
         sigma = scheduler.sigmas[max(scheduler.step_index - 1, 0)].to(sample.device, torch.float32)
-        line: Tensor = sample.float() - sigma * model_output.float()
+        line = sample.float() - sigma * model_output.float()
         return line.to(sample.dtype)
     kind = scheduler.config.get("prediction_type")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "v_prediction", "sample"):
         raise unknown
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
+    alpha = scheduler.alphas_cumprod[int(given["timestep"])].to(sample.device, torch.float32)
     x, y = sample.float(), model_output.float()
     if kind == "epsilon":
         y = (x - (1 - alpha).sqrt() * y) / alpha.sqrt()
@@ -127,9 +142,7 @@ def _unpacked(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
     config = getattr(getattr(pipe, "vae", None), "config", None)
     channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None)
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
-        rows, columns = _grid(latents.shape[1], arguments.get("height"), arguments.get("width"))
-        scale = pipe.vae_scale_factor
-        latents = pipe._unpack_latents(latents, rows * 2 * scale, columns * 2 * scale, scale)
+        latents = _unpacked_tokens(pipe, latents, arguments)
     if latents.ndim == 5 and table.frames_first(type(pipe)):
         latents = latents.movedim(1, 2)
     if latents.ndim == 5 and channels is not None and latents.shape[1] == channels:
@@ -140,6 +153,22 @@ def _unpacked(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
         f"The latents of {type(pipe).__name__}, of shape {tuple(latents.shape)}, are in a form that EarlyExit "
         f"cannot decode. {ADVICE}"
     )
+
+
+def _unpacked_tokens(pipe: Any, latents: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """Tokens ``[B, N, C]``, unpacked by the pipeline, which wants a size in pixels; as they came if it cannot.
+
+    A token is 2x2 latents or, with Bria and Qwen-Image 2.1, as large as the scale factor says.
+    """
+    rows, columns = _grid(latents.shape[1], arguments.get("height"), arguments.get("width"))
+    scale = pipe.vae_scale_factor
+    for side in (2 * scale, scale):
+        try:
+            unpacked: Tensor = pipe._unpack_latents(latents, rows * side, columns * side, scale)
+        except RuntimeError:  # they do not fill that size
+            continue
+        return unpacked
+    return latents
 
 
 def _reduced(latents: Tensor) -> Tensor:
@@ -164,8 +193,7 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     latents = latents.to(dtype)
     if mean is not None and std is not None:
-        shape = (1, -1, *[1] * (latents.ndim - 2))
-        mean, std = (torch.tensor(v, device=latents.device, dtype=dtype).view(shape) for v in (mean, std))
+        mean, std = (_of_shape(torch.tensor(v, device=latents.device, dtype=dtype), latents) for v in (mean, std))
         latents = latents * std / (config.get("scaling_factor") or 1.0) + mean
     else:
         latents = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
@@ -177,6 +205,13 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     finally:
         if upcast:
             vae.to(dtype)
+
+
+def _of_shape(values: Tensor, latents: Tensor) -> Tensor:
+    """Values of each channel, and with some VAEs of each frame, as they are multiplied with latents."""
+    values = values.view(1, latents.shape[1], -1)
+    values = values[:, :, : latents.shape[2]] if latents.ndim == 5 else values[:, :, 0]
+    return values[..., None, None]
 
 
 def _grid(tokens: int, height: int | None, width: int | None) -> tuple[int, int]:

@@ -34,8 +34,16 @@ def funnel(processor: Any) -> Any:
 
 def mixins_for(processor: Any) -> tuple[type, ...]:
     """The mixins that guard a processor: one for each of its methods that finish something."""
-    found = (mixin for name, mixin in _MIXINS.items() if callable(getattr(type(processor), name, None)))
-    return tuple(found)
+    return tuple(mixin for name, mixin in _MIXINS.items() if _finishes(type(processor), name))
+
+
+def _finishes(cls: type, name: str) -> bool:
+    """Whether a class has this method from diffusers, overridden or not.
+
+    Pipelines for text have a ``postprocess`` too. What objects of other kinds make is looked at at the end of the call.
+    """
+    method = callable(getattr(cls, name, None))
+    return method and any(name in vars(base) and base.__module__.startswith("diffusers.") for base in cls.__mro__)
 
 
 class _Guarded:

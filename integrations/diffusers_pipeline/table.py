@@ -166,13 +166,23 @@ _DECODED = frozenset({"LTXI2VLongMultiPromptPipeline"})
 
 # Their latents are [B, F, C, h, w].
 _FRAMES_FIRST_NAMES = """
-CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline
-ConsisIDPipeline
+AnyFlowPipeline CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline
+CogVideoXVideoToVideoPipeline ConsisIDPipeline
 """
 _FRAMES_FIRST = frozenset(_FRAMES_FIRST_NAMES.split())
 
-# Channels last, tokens without a method to unpack them, or one method of two.
-_OWN_LATENTS = ("BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
+# Channels last, tokens without a method to unpack them, or one method of two. Allegro's VAE decodes 320x320 only.
+_OWN_LATENTS = ("Allegro", "BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
+
+# They have an interrupt, and never ask for it while they denoise.
+_NEVER_INTERRUPTED = frozenset({"AnyFlowFARPipeline", "HeliosPyramidPipeline", "OmniGenPipeline"})
+
+# They step copies of their scheduler, one for each frame, and never the scheduler itself.
+_STEPS_COPIES_NAMES = """
+SkyReelsV2DiffusionForcingImageToVideoPipeline SkyReelsV2DiffusionForcingPipeline
+SkyReelsV2DiffusionForcingVideoToVideoPipeline
+"""
+_STEPS_COPIES = frozenset(_STEPS_COPIES_NAMES.split())
 
 # Without return_dict, latents at this place of the tuple.
 LATENTS_IN_TUPLE = {"SanaWMPipeline": 2}
@@ -212,6 +222,16 @@ def frames_first(cls: type) -> bool:
 def has_latents_of_its_own(cls: type) -> bool:
     """Whether the latents of the class are in a form that neither their shape nor a method of it tells."""
     return any(base.__name__.startswith(_OWN_LATENTS) for base in cls.__mro__)
+
+
+def never_interrupted(cls: type) -> bool:
+    """Whether the class denoises to the end, whatever its ``interrupt`` says."""
+    return _is_one_of(cls, _NEVER_INTERRUPTED)
+
+
+def steps_copies(cls: type) -> bool:
+    """Whether the class denoises with copies of its scheduler."""
+    return _is_one_of(cls, _STEPS_COPIES)
 
 
 def works_on_pixels(cls: type) -> bool:

@@ -83,8 +83,10 @@ class Generation:
         if guard is not None:
             refuse_no_redaction(guard)
         attachment = getattr(pipe, "_nsfw_guard", None)
-        if attachment is None or (guard is not None and guard is not attachment.guard):
+        if attachment is None:
             attach(pipe, guard)
+        elif guard is not None and guard is not attachment.guard:
+            attach(pipe, guard, **vars(attachment.settings))  # refused, unless it is the same one, loaded anew
         self.pipe = pipe
         self.guard: NsfwGuard = pipe._nsfw_guard.guard
         self.name = name or _name_of(pipe)
