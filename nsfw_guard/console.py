@@ -57,3 +57,8 @@ def redaction_of(kind: str, cells: int, color: str, replacement: Path | None) ->
     except ValueError as error:
         raise SettingError(f"--color is {color!r}; expected a name such as gray, or #rrggbb.") from error
     return Redaction(kind, cells=cells, color=(red, green, blue), image=replacement)
+
+
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 when something is flagged; 2 is still for what could not run.")
+]
