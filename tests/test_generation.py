@@ -417,6 +417,56 @@ def test_another_policy_or_model_needs_another_folder(pipe, own_demo, tmp_path):
         run(pipe, tmp_path)
 
 
+def test_a_run_that_nobody_goes_through_says_that_nothing_was_drawn(pipe, tmp_path):
+    made = generation(pipe, tmp_path / "out")
+    with pytest.warns(RuntimeWarning, match=r"nothing was drawn: .*for made in generation.run\(prompts\)"):
+        made.run(ROWS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_gone_through_or_closed_says_nothing(pipe, tmp_path, recwarn):
+    made = generation(pipe, tmp_path)
+    rows = made.run(ROWS)
+    assert iter(rows) is rows
+    assert next(rows).id == "circle"
+    rows.close()
+    assert made.summary.pending == 2
+    assert [one.id for one in made.run(ROWS)] == ["triangle", "heart"]
+    made.run(ROWS).close()
+    with pytest.raises(SettingError):
+        list(made.run("missing.txt"))
+    assert not [one for one in recwarn if "nothing was drawn" in str(one.message)]
+
+
+def test_bad_rows_are_logged_for_whoever_does_not_look_at_the_summary(pipe, tmp_path, caplog):
+    made = generation(pipe, tmp_path)
+    list(made.run([*ROWS[:1], {"id": "../x", "prompt": CIRCLE}, {"id": "wide", "prompt": CIRCLE, "width": 0}]))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(":")[0] + ":" + text.split(":")[1] for text in said] == [
+        "bad row: prompts, line 2",
+        "bad row: prompts, line 3",
+    ]
+    assert made.summary.exit_code == 2
+
+
+def test_rows_that_were_not_drawn_are_in_the_summary_and_said(pipe, tmp_path, caplog, monkeypatch):
+    real = Generation._draw
+
+    def draw(self, jobs):
+        if jobs[0].row.id == "heart":
+            raise RuntimeError("the prompt 'a secret' is odd")
+        return real(self, jobs)
+
+    monkeypatch.setattr(Generation, "_draw", draw)
+    made, summary = run(pipe, tmp_path, batch_size=1)
+    assert [(one.id, one.line, bool(one.error)) for one in made] == [
+        ("circle", 1, False), ("triangle", 2, False), ("heart", 3, True),
+    ]  # fmt: skip
+    assert [(bad.line, bad.problem) for bad in summary.errors] == [(3, f"heart: {made[2].error}")]
+    assert "1 row not drawn" in caplog.text
+    assert "a secret" not in caplog.text
+
+
 def test_a_second_run_into_the_folder_refuses_while_the_first_is_at_work(pipe, tmp_path):
     first = generation(pipe, tmp_path).run(ROWS)
     next(first)
