@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import GuardError
-from .files import lock, sync_folder
+from .files import lock, naming, sync_folder
 
 SCHEMA = 1
 GENESIS = "0" * 64
@@ -149,10 +149,11 @@ class AuditLog:
         assert file is not None  # noqa: S101 - append has looked
         before = file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+            with naming(self.path):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
         except BaseException:
             try:
                 file.truncate(before)

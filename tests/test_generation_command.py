@@ -221,7 +221,14 @@ class Launch:
             "--num_processes",
             str(processes),
         ]
-        given = ["--main_process_port", "0", *(["--quiet"] if quiet else []), "-m", "nsfw_guard.generation", *map(str, arguments)]
+        given = [
+            "--main_process_port",
+            "0",
+            *(["--quiet"] if quiet else []),
+            "-m",
+            "nsfw_guard.generation",
+            *map(str, arguments),
+        ]
         given += ["--pipeline", "demo", *STEPS]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "300"}
         self.process = subprocess.Popen(

@@ -85,7 +85,7 @@ class RunFolder:
     Raises:
         SettingError: There is another run in it, or the settings are others.
         AuditError: Another process writes to it, or a log is not intact.
-        OSError: It cannot be written to.
+        OutputError: It cannot be written to.
     """
 
     def __init__(
@@ -159,8 +159,11 @@ class RunFolder:
                 if path.parent == self.out:
                     raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
                 done[index] = (ERROR, None, str(error))
-        for folder in {path.parent for _, path, _ in done if path is not None}:
-            sync_folder(folder)
+        try:
+            for folder in {path.parent for _, path, _ in done if path is not None}:
+                sync_folder(folder)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written to: {error}. The same run goes on from here.") from error
         return [(ERROR if problem else action, path, problem) for action, path, problem in done]
 
     def heads(self) -> list[dict[str, Any]]:
@@ -188,8 +191,11 @@ class RunFolder:
         try:
             if step is not None:
                 step()
-        except (GuardError, OSError) as failed:
+        except GuardError as failed:
             error = failed
+        except OSError as failed:
+            error = OutputError(f"{self.out} cannot be written to: {failed}. The same run goes on from here.")
+            error.__cause__ = failed
         self._processes.agree(error)
 
     def _open(self) -> None:

@@ -308,8 +308,8 @@ class Generation:
             if group.index == 0:
                 folder.stop_file.unlink(missing_ok=True)
                 if summary.errors:
-                    count = len(summary.errors)
-                    logger.warning("%d %s not drawn; the summary's errors say why", count, "row" if count == 1 else "rows")
+                    rows = "1 row" if len(summary.errors) == 1 else f"{len(summary.errors)} rows"
+                    logger.warning("%s not drawn; the summary's errors say why", rows)
             summary.audit = folder.heads()
         except (GuardError, OSError) as error:
             if summary.failed is None:  # else that is on its way already
