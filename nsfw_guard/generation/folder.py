@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audit import AuditError, AuditLog, audit_files, read
+from ..audit_head import missing_logs
 from ..errors import GuardError, SettingError
 from ..files import sync_folder, write_synced, write_whole
 from .launch import Processes
-from .settings import ERROR, FINAL, QUARANTINE, RETRY
+from .settings import ERROR, FINAL, MANIFEST, QUARANTINE, RETRY
 
-MANIFEST = "generation.json"
 SCHEMA = 1
 
 
@@ -200,6 +200,8 @@ class RunFolder:
 
     def _open(self) -> None:
         first = self._processes.index == 0
+        if gone := missing_logs(self.out):
+            raise AuditError(f"{gone[0]} is gone, with what it said of images; put it back, or name another folder.")
         if first:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.quarantine is not None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..errors import SettingError
 
+# What a run is, in its folder.
+MANIFEST = "generation.json"
 RETRIES = 3
 PROMPT_IN_FILE = ("never", "unflagged", "all")
 # What can become of an image, in the log and in the summary.
