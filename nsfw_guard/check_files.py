@@ -158,4 +158,4 @@ def _order(file: Listed) -> Order:
 def _listed(entry: Entry, root: str, prefix: PurePath) -> Listed:
     path = Path(text_to_path(entry.path))
     place = prefix / os.path.relpath(path, root)
-    return replace(Listed(entry.path, path, place), error=entry.error)
+    return Listed(path_to_text(str(path)), path, place, entry.error)

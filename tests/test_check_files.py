@@ -157,7 +157,7 @@ def test_each_file_is_looked_at_once(folder, monkeypatch):
     monkeypatch.chdir(folder)
     listing = list_files(["a2.jpg", ".", "./a2.jpg", str(folder / "deep" / "t.png")])
     assert [file.name for file in listing.files] == [
-        "a2.jpg", "./.hidden/c.png", "./.t.png", "./a10.png", "./deep/er/b.gif", "./deep/t.png",
+        "a2.jpg", ".hidden/c.png", ".t.png", "a10.png", "deep/er/b.gif", "deep/t.png",
     ]  # fmt: skip
 
 
