@@ -221,6 +221,27 @@ def test_a_name_that_is_no_text_is_shown(tmp_path):
     assert result.stdout.count("flagged") == 2
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from nsfw_guard import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file may grow, as on a full disk
+try:
+    getattr(files, sys.argv[1])(Path(sys.argv[2]), b"content")
+except OSError as error:
+    print(error.filename)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of processes")
+@pytest.mark.parametrize("how", ["write_whole", "write_synced", "write_new"])
+def test_an_error_that_comes_when_a_file_is_closed_names_it_too(tmp_path, how):
+    command = [sys.executable, "-c", FULL, how, tmp_path / "page.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"{tmp_path}/"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def in_a_process(code, stdout):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     command = [sys.executable, "-c", code]

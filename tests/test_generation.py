@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,14 +133,14 @@ def test_a_quarantine_that_cannot_be_written_gets_nothing_and_nobody_else_does(p
 
 def test_a_quarantine_that_goes_while_its_image_is_named_makes_an_error_and_no_image(pipe, tmp_path, monkeypatch):
     out, quarantine = tmp_path / "out", tmp_path / "quarantine"
-    real = folder_module.Path.replace
+    real = folder_module.place_new
 
-    def replace(self, target):
+    def place(source, target):
         if target.parent == quarantine:
             raise OSError(5, "Input/output error")
-        return real(self, target)
+        real(source, target)
 
-    monkeypatch.setattr(folder_module.Path, "replace", replace)
+    monkeypatch.setattr(folder_module, "place_new", place)
     made, summary = run(pipe, out, on_flag=f"quarantine={quarantine}")
     assert [one.action for one in made] == ["keep", "error", "keep"]
     assert [line["action"] for line in logged(out)] == ["keep", "quarantine", "error", "keep"]
@@ -500,6 +501,42 @@ def test_a_full_disk_is_a_clear_stop_and_the_run_goes_on_later(pipe, tmp_path, m
     assert pictures(tmp_path) == ["circle.png", "heart.png", "triangle.png"]
 
 
+@pytest.mark.parametrize("call", range(1, 5))
+def test_a_disk_that_is_full_from_the_start_names_the_folder(pipe, tmp_path, monkeypatch, call):
+    calls = []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= call:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    out = tmp_path / "out"
+    with pytest.raises(
+        OutputError, match=rf"{out}.* cannot be written to: .*No space left on device.*goes on from here"
+    ):
+        run(pipe, out)
+    assert not list(out.glob("*.png"))
+    assert not list(out.glob(".*tmp"))
+
+
+def test_a_full_quarantine_is_named(pipe, tmp_path, monkeypatch):
+    real = folder_module.write_synced
+
+    def write(path, data, **options):
+        if path.parent.name == "q":
+            with monkeypatch.context() as patch:
+                patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                real(path, data, **options)
+        real(path, data, **options)
+
+    monkeypatch.setattr(folder_module, "write_synced", write)
+    made, summary = run(pipe, tmp_path / "out", on_flag=f"quarantine={tmp_path / 'q'}")
+    assert re.search(rf"nowhere: .*No space left on device: '{tmp_path / 'q'}/", made[1].error)
+    assert summary.exit_code == 2
+    assert list((tmp_path / "q").iterdir()) == []
+
+
 def test_what_a_killed_run_has_left_is_removed_and_what_is_of_another_stays(pipe, originals, tmp_path):
     out, quarantine = tmp_path / "out", tmp_path / "quarantine"
     on_flag = f"quarantine={quarantine}"
@@ -560,6 +597,43 @@ def test_a_file_of_somebody_else_is_not_overwritten(pipe, tmp_path):
     assert summary.exit_code == 2
 
 
+@pytest.mark.parametrize("where", ["out", "quarantine"])
+def test_a_file_that_comes_while_an_image_is_drawn_is_not_overwritten(pipe, tmp_path, monkeypatch, where):
+    """It comes after the look and before the image gets its name."""
+    out, quarantine = tmp_path / "out", tmp_path / "quarantine"
+    row, folder = (ROWS[0], out) if where == "out" else (ROWS[1], quarantine)
+    append = folder_module.AuditLog.append
+
+    def somebody(self, *records):
+        for record in records:
+            if record.get("file"):
+                (folder / record["file"]).write_bytes(b"theirs")
+        return append(self, *records)
+
+    monkeypatch.setattr(folder_module.AuditLog, "append", somebody)
+    made, summary = run(pipe, out, [row], on_flag=f"quarantine={quarantine}")
+    assert [(one.action, one.file) for one in made] == [("error", None)]
+    assert "is there already, and not of this run" in made[0].error
+    assert [line["action"] for line in logged(out)][-1] == "error"
+    assert [path.read_bytes() for path in folder.glob("*.png")] == [b"theirs"]
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert summary.exit_code == 2
+
+
+@pytest.mark.parametrize("part", [0, 100, None])
+def test_a_part_that_a_kill_has_left_where_files_have_one_name_only_is_written_to_its_end(
+    pipe, originals, tmp_path, part
+):
+    run(pipe, tmp_path, ROWS[:1])
+    name = json.loads((tmp_path / "generation.json").read_text())["run"]
+    left = (tmp_path / "circle.png").rename(tmp_path / f".{name}.circle.tmp")
+    (tmp_path / "circle.png").write_bytes(left.read_bytes()[:part])
+    made, summary = run(pipe, tmp_path, ROWS[:1])
+    assert (made, summary.done) == ([], 1)
+    assert np.array_equal(pixels(tmp_path / "circle.png"), originals["circle"])
+    assert not left.exists()
+
+
 def test_a_file_that_somebody_has_put_there_since_a_kill_is_not_overwritten(pipe, tmp_path):
     run(pipe, tmp_path, ROWS[:1])
     name = json.loads((tmp_path / "generation.json").read_text())["run"]
@@ -577,16 +651,12 @@ def test_an_image_that_cannot_be_named_when_the_log_cannot_be_written_either_is_
     def fail(*_):
         raise OSError(30, "Read-only file system")
 
-    real = folder_module.Path.replace
-
-    def replace(self, target):
-        if target.suffix != ".png":
-            return real(self, target)
+    def place(source, target):
         patch.setattr(folder_module.AuditLog, "append", fail)
-        return fail()
+        fail()
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module.Path, "replace", replace)
+        patch.setattr(folder_module, "place_new", place)
         with pytest.raises(OutputError, match=r"circle.png cannot be written: .*Read-only"):
             run(pipe, tmp_path, ROWS[:1])
     made, summary = run(pipe, tmp_path, ROWS[:1])

@@ -40,7 +40,7 @@ HOST = textwrap.dedent(
                     os._exit(9)
                 return real(*args, **more)
             return step
-        os.fsync = dying(os.fsync)
+        os.fsync, os.link = dying(os.fsync), dying(os.link)
         for name in ("replace", "unlink", "touch"):
             setattr(pathlib.Path, name, dying(getattr(pathlib.Path, name)))
 

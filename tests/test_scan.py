@@ -54,9 +54,10 @@ def folder(tmp_path):
     return folder
 
 
-def scan(demo, out, *sources, form="parquet", actions=None, guard=None, **settings):
+def scan(demo, out, *sources, form="parquet", actions=None, guard=None, rejudge=False, **settings):
     found = parse_sources([str(source) for source in sources])
-    return run_scan(guard or demo, found, out, ScanSettings(workers=2, **settings), form=form, actions=actions)
+    how = ScanSettings(workers=2, **settings)
+    return run_scan(guard or demo, found, out, how, form=form, actions=actions, rejudge=rejudge)
 
 
 def command(*arguments):
@@ -142,8 +143,8 @@ def test_a_touched_file_is_read_again_and_not_scored_again(demo, folder, tmp_pat
 
 def test_another_model_or_preprocessing_scores_everything_again(demo, folder, tmp_path, tiny):
     scan(demo, tmp_path / "out", folder)
-    assert scan(demo, tmp_path / "out", folder, exact=True).scored == 5
-    assert scan(demo, tmp_path / "out", folder, guard=tiny, exact=True).scored == 5
+    assert scan(demo, tmp_path / "out", folder, exact=True, rejudge=True).scored == 5
+    assert scan(demo, tmp_path / "out", folder, guard=tiny, exact=True, rejudge=True).scored == 5
     rows = rows_of(tmp_path / "out")
     assert len(rows) == 6
     assert all(set(row.labels) == {"normal", "nsfw"} for row in rows.values())
@@ -153,7 +154,7 @@ def test_another_policy_decides_again_without_the_model(own_demo, folder, tmp_pa
     scan(own_demo, tmp_path / "out", folder)
     own_demo.policy = Policy(threshold=1.0, per_label={"heart": 0.5})
     monkeypatch.setattr(NsfwGuard, "classify", lambda *_, **__: pytest.fail("the model was asked"))
-    summary = scan(own_demo, tmp_path / "out", folder)
+    summary = scan(own_demo, tmp_path / "out", folder, rejudge=True)
     assert (summary.before, summary.flagged) == (6, 1)
     flagged = [row for row in rows_of(tmp_path / "out").values() if row.flagged]
     assert [(Path(row.path).name, row.reason) for row in flagged] == [("c.webp", "label")]
@@ -1151,15 +1152,15 @@ def test_a_link_to_the_original_is_no_copy_of_it(demo, folder, tmp_path):
 
 
 def test_a_move_to_another_file_system_is_a_copy_first(demo, folder, tmp_path, monkeypatch):
-    rename = os.rename
+    link = os.link
 
     def refused(source, target):
         if str(source).startswith(str(folder)):
             raise OSError(18, "Invalid cross-device link")
-        rename(source, target)
+        link(source, target)
 
     content = {name: (folder / name).read_bytes() for name in FLAGGED}
-    monkeypatch.setattr(os, "rename", refused)
+    monkeypatch.setattr(os, "link", refused)
     actions = act(demo, "move", folder, tmp_path / "to", tmp_path / "out")
     assert (actions.done, actions.failed) == (3, {})
     assert {name: (tmp_path / "to" / name).read_bytes() for name in files_in(tmp_path / "to")} == content
@@ -1188,12 +1189,12 @@ def test_another_name_of_a_moved_file_is_moved_too(demo, tmp_path):
     assert (files_in(tmp_path / "in"), files_in(tmp_path / "to")) == ([], ["a.png", "b.png"])
 
 
-def test_a_link_whose_file_was_moved_before_is_said_to_lead_nowhere(folder, tmp_path):
+def test_a_link_whose_file_was_moved_before_is_said_to_lead_nowhere(tmp_path):
     from nsfw_guard import Redaction
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.png").symlink_to("y.png")
-    found = parse_sources([str(folder)])
+    found = parse_sources([str(tmp_path / "in")])
     actions = Actions("move", tmp_path / "to", sources=found, given=[], out=tmp_path, redaction=Redaction())
     actions.on_rows([Row(str(tmp_path / "in/x.png"), size=1, mtime=2.0, flagged=True)])
     assert "a link to a file that is not there any more" in actions.failed[str(tmp_path / "in/x.png")]
@@ -1219,7 +1220,7 @@ def test_a_full_disk_ends_what_is_done_with_flagged_files(demo, folder, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nsfw_guard.scan.actions.sync_folder", full)
+    monkeypatch.setattr("nsfw_guard.scan.actions.place_new", full)
     with pytest.raises(OSError, match="No space left"):
         act(demo, "copy", folder, tmp_path / "to", tmp_path / "out")
     assert len(rows_of(tmp_path / "out")) == 6

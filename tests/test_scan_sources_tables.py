@@ -109,9 +109,11 @@ def test_a_picture_that_is_only_named_in_a_struct(tmp_path):
 def test_columns_that_hold_no_pictures(tmp_path):
     path = save(tmp_path / "t.parquet", id=[1, 2], text=["a", "b"])
     (entry,) = listed(path)
-    assert "no column holds pictures; name one with --column: id, text" in entry.error
+    assert entry.error == (
+        "is a table in which no column holds pictures; name one of paths or URLs with --column: id, text"
+    )
     (entry,) = listed(path, column="image")
-    assert "it has no column image; there are: id, text" in entry.error
+    assert entry.error == "is a table without a column image; there are: id, text"
     assert ["is a int" in entry.error for entry in listed(path, column="id")] == [True, True]
 
 

@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 from ..audit import AuditError, AuditLog, audit_files, read
 from ..audit_head import missing_logs
 from ..errors import GuardError, SettingError
-from ..files import sync_folder, write_synced, write_whole
+from ..files import is_other_name, place_new, sync_folder, write_synced, write_whole
 from .launch import Processes
 from .settings import ERROR, FINAL, MANIFEST, QUARANTINE, RETRY
 
 SCHEMA = 1
+_TAKEN = "{} is there already, and not of this run; it is not overwritten"
 
 
 class OutputError(GuardError):
@@ -147,18 +148,20 @@ class RunFolder:
                 continue
             temporary = self._temporary(path.parent, entry.id)
             try:
-                temporary.replace(path)
+                _give_name(temporary, path)
             except OSError as error:
+                taken = isinstance(error, FileExistsError)
+                why = _TAKEN.format(path) if taken else f"{type(error).__name__}: {path.name} could not get its name"
                 # Without a line that takes the first one back, the next run needs the temporary file.
                 try:
-                    self._append(self._line(entry, None, f"{type(error).__name__}: {path.name} could not get its name"))
+                    self._append(self._line(entry, None, why))
                 except (OSError, GuardError):
                     raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
-                if path.parent == self.out:
+                if path.parent == self.out and not taken:
                     raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
-                done[index] = (ERROR, None, str(error))
+                done[index] = (ERROR, None, why if taken else str(error))
         try:
             for folder in {path.parent for _, path, _ in done if path is not None}:
                 sync_folder(folder)
@@ -255,15 +258,24 @@ class RunFolder:
             path = self._folder_of(state.action) / state.file
             temporary = self._temporary(path.parent, name)
             if temporary in left and sha256(temporary.read_bytes()).hexdigest() == state.sha256:
-                if path.parent == self.out and os.path.lexists(path):
-                    raise SettingError(f"{path} is there already, and not of this run; move it away, and run it again.")
-                temporary.replace(path)
+                self._make_room(temporary, path)
+                _give_name(temporary, path)
         for path in left:
             path.unlink(missing_ok=True)
         (self.out / f".{MANIFEST}.tmp").unlink(missing_ok=True)
         self.stop_file.unlink(missing_ok=True)
         for folder in folders:
             sync_folder(folder)
+
+    def _make_room(self, temporary: Path, path: Path) -> None:
+        """Remove what a kill has left under a name, where files cannot have two: a part of what is to be there."""
+        if not os.path.lexists(path) or is_other_name(temporary, path):
+            return
+        part = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        if part is not None and temporary.read_bytes().startswith(part):
+            path.unlink()
+        elif path.parent == self.out:
+            raise SettingError(f"{path} is there already, and not of this run; move it away, and run it again.")
 
     def _prepare(self, entry: Entry) -> tuple[Entry, Path | None, str | None]:
         """Write an image under its temporary name; return its own one, or what went wrong."""
@@ -273,7 +285,7 @@ class RunFolder:
         name = entry.id if folder == self.out else f"{entry.id}-{sha256(entry.data).hexdigest()[:12]}"
         path = folder / f"{name}.png"
         if folder == self.out and os.path.lexists(path):  # also a link to nothing
-            return entry, None, f"{path} is there already, and not of this run; it is not overwritten"
+            return entry, None, _TAKEN.format(path)
         try:
             write_synced(self._temporary(folder, entry.id), entry.data, private=folder != self.out)
         except OSError as error:
@@ -304,6 +316,20 @@ class RunFolder:
 
     def _temporary(self, folder: Path, name: str) -> Path:
         return folder / f".{self.run}.{name}.tmp"
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Give an image its name, unless something has it that came in the meantime.
+
+    Raises:
+        OSError: It has, or the folder cannot be written to.
+    """
+    try:
+        place_new(temporary, path)
+    except FileExistsError:
+        if not path.is_file() or path.read_bytes() != temporary.read_bytes():
+            raise
+        temporary.unlink(missing_ok=True)  # in a quarantine of several runs, names say the content
 
 
 def is_done(state: State | None) -> bool:

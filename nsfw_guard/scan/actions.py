@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import threading
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
-from ..files import sync_file, sync_folder
+from ..files import is_other_name, naming, place_new, sync_file, unlink_same, write_synced
 from ..images.sniff import HEAD
 from ..redact import Judge, Redaction
 from ..saving import format_of, redact_file
@@ -35,8 +36,9 @@ LOG = "actions.jsonl"
 class Actions:
     """Does one thing with each flagged file, once: what is done already, is left.
 
-    A link is moved as a copy of what it shows; what it leads to stays where it is. In folders that are links, the files
-    themselves are moved. Members of archives, and what is at URLs, can only be copied.
+    Only with what lies in the sources, which a file that a row of a table names need not. A link is moved as a copy of
+    what it shows; what it leads to stays where it is, and so do files behind a link to a folder outside of the sources.
+    Members of archives, and what is at URLs, can only be copied.
 
     Args:
         kind: One of ``KINDS``.
@@ -72,6 +74,8 @@ class Actions:
         self.kind, self.folder = kind, Path(os.path.abspath(folder))
         self._sources, self._redaction, self._judge, self._dry_run = sources, redaction, judge, dry_run
         self._log = out / LOG
+        # One scan at a time works in a folder: nobody else has passing names with this in them.
+        self._token = hashlib.sha256(f"{platform.node()}:{os.path.realpath(out)}".encode()).hexdigest()[:8]
         self._turn = threading.Lock()
         self.done = 0
         self.failed: dict[str, str] = {}
@@ -99,7 +103,7 @@ class Actions:
                 self._act(entry, reason)
                 self.done += not self._dry_run
             except Exception as error:  # also an encoder's own: the other files are not to wait for this one
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 said = (
                     one_line(error) if isinstance(error, (OSError, GuardError)) else f"{type(error).__name__}: {error}"
@@ -108,6 +112,12 @@ class Actions:
                 logger.warning("%s was flagged, and could not be dealt with: %s", entry.path, self.failed[entry.path])
 
     def _act(self, entry: Entry, reason: str | None) -> None:
+        if not self._sources.names(entry.path):
+            raise ImageError("lies outside of the sources: a table names it. Name it, or its folder, as a source too.")
+        if self.kind == "move" and is_local_file(entry.path) and self._sources.leads_outside(entry.path):
+            raise ImageError(
+                "lies outside of the sources, in a folder that a link leads to. Name that folder, or use --copy."
+            )
         # What Windows cannot have in a name is of no matter elsewhere.
         target = self.folder / PurePosixPath(self._sources.relative_to_source(entry.path))
         if self._dry_run:
@@ -131,32 +141,32 @@ class Actions:
                 return
             if not os.path.lexists(name):
                 self._say(entry, name)
-                name.symlink_to(path)
-                return
+                with suppress(FileExistsError):  # somebody was faster
+                    name.symlink_to(path)
+                    return
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
 
     def _put(self, entry: Entry, target: Path, reason: str | None) -> None:
         """Make the copy under a passing name, then give it its own; then, to move, remove the original."""
         local = is_local_file(entry.path)
-        path = text_to_path(entry.path)
+        path = Path(text_to_path(entry.path))
         if local:
-            if os.path.islink(path) and not os.path.exists(path):
+            if path.is_symlink() and not path.exists():
                 raise ImageError("is a link to a file that is not there any more; remove the link.")
-            status = os.stat(path)
+            status = path.stat()
             if (status.st_size, status.st_mtime) != (entry.size, entry.mtime):
                 raise ImageError("has changed since it was scanned; scan again.")
         # A link is not renamed: it may lead nowhere from its new place. What it leads to is copied, and stays.
-        if self.kind == "move" and not os.path.islink(path) and not os.path.lexists(target):
-            self._say(entry, target)
-            with suppress(OSError):  # another file system: it is copied
-                os.rename(path, target)
-                return
-        temporary = target.with_name(f".{_mark(entry)}.tmp")
+        if self.kind == "move" and not path.is_symlink() and self._is_moved(entry, path, target):
+            return
+        original = os.lstat(path) if self.kind == "move" else None
+        temporary = target.with_name(f".{_mark(entry)}.{self._token}.tmp")
+        temporary.unlink(missing_ok=True)
         try:
             if self.kind == "redact":
-                self._redact(entry, temporary, target.name, reason)
+                write_synced(temporary, self._redacted(entry, target.name, reason))
             else:
-                with entry.open() as source, temporary.open("wb") as file:
+                with entry.open() as source, naming(temporary), temporary.open("xb") as file:
                     shutil.copyfileobj(source, file)
                     sync_file(file)
                 if local:
@@ -164,8 +174,23 @@ class Actions:
             self._place(temporary, target, entry)
         finally:
             temporary.unlink(missing_ok=True)
-        if self.kind == "move":
-            os.unlink(path)
+        if original is not None:
+            unlink_same(path, original)
+
+    def _is_moved(self, entry: Entry, path: Path, target: Path) -> bool:
+        """Move a file by its name alone, which is possible within one file system."""
+        for name in _names(target, entry):
+            if is_other_name(path, name):  # as a kill leaves it, or a tool that saves space
+                place_new(path, name)
+                return True
+        if path.stat().st_dev != target.parent.stat().st_dev or os.path.lexists(target):
+            return False
+        self._say(entry, target)
+        try:
+            place_new(path, target)
+        except FileExistsError:
+            return False
+        return True
 
     def _place(self, temporary: Path, target: Path, entry: Entry) -> None:
         for name in _names(target, entry):
@@ -174,28 +199,25 @@ class Actions:
                 return
             if not os.path.lexists(name):
                 self._say(entry, name)
-                temporary.rename(name)
-                sync_folder(name.parent)
-                return
+                with suppress(FileExistsError):  # somebody was faster, maybe with the same content
+                    place_new(temporary, name)
+                    return
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
 
-    def _redact(self, entry: Entry, temporary: Path, name: str, reason: str | None) -> None:
+    def _redacted(self, entry: Entry, name: str, reason: str | None) -> bytes:
         with entry.open() as source:
             data = source.read()
         if looks_like_video(data[:HEAD], entry.path):
             raise ImageError("is a video, of which no redacted copy is made; use --move or --copy.")
         # Flagged it is, whatever a second look would say: this one is not at the size at which it was scored.
-        written = redact_file(data, format_of(name), self._redaction, self._judge, reason=reason)
-        with temporary.open("wb") as file:
-            file.write(written)
-            sync_file(file)
+        return redact_file(data, format_of(name), self._redaction, self._judge, reason=reason)
 
     def _say(self, entry: Entry, target: Path) -> None:
         """Write down where a file goes, before it goes."""
         if self._dry_run:
             return
         line = {"time": now(), "action": self.kind, "path": entry.path, "to": path_to_text(str(target))}
-        with self._log.open("a", encoding="utf-8") as log:
+        with naming(self._log), self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
             sync_file(log)
 
@@ -214,17 +236,10 @@ def _names(target: Path, entry: Entry) -> tuple[Path, Path]:
 def _is_itself(path: str, name: Path) -> bool:
     """Whether a name is a file's own, reached another way; another name of its content, a hard link, is not."""
     try:
-        mine, there = os.lstat(path), os.lstat(name)
+        same = os.path.samestat(os.lstat(path), os.lstat(name))
     except OSError:
         return False
-    if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
-        return False
-    return there.st_nlink == 1 or _place_of(path) == _place_of(str(name))
-
-
-def _place_of(path: str) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name).casefold()  # some systems do not tell cases apart
+    return same and not is_other_name(Path(path), name)
 
 
 def lies_in(folder: Path, source: str) -> bool:

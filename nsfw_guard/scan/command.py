@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..console import Cells, Color, Kind, Replacement, default_device, quiet, redaction_of
+from ..console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of
 from ..errors import SettingError
+from . import said
+from .summary import Summary
 
 if TYPE_CHECKING:
-    from .actions import Actions
     from .ray_session import RaySettings
     from .sources import Sources
-    from .summary import Summary
 
-_out = Console()
-_err = Console(stderr=True)
-# How many names are printed of files that have their rows anyway.
-_NAMED = 10
 # How often a line says how far it is, where there is no terminal.
 _SECONDS_PER_LINE = 30.0
 # As shells say of what Ctrl-C has ended.
@@ -49,16 +43,38 @@ def scan(
         list[str] | None,
         typer.Option("--list", help="A list of sources, one per line (or NUL-separated); - is standard input."),
     ] = None,
-    model: Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder.")] = "freepik",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model card, a Hub id (org/name), or a checkpoint folder. Default: that of --out, else freepik."
+        ),
+    ] = None,
     policy: Annotated[
-        str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")
-    ] = "balanced",
+        str | None,
+        typer.Option(
+            help="A preset of the model card: strict, balanced, permissive, … Default: that of --out, else balanced."
+        ),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
     form: Annotated[str, typer.Option("--format", help="parquet, jsonl or csv.")] = "parquet",
     column: Annotated[str | None, typer.Option(help="Of Parquet tables: the column with the pictures.")] = None,
-    every: Annotated[int, typer.Option(help="Animations and videos: frames from one look to the next.")] = 1,
+    every: Annotated[
+        int | None,
+        typer.Option(help="Animations and videos: frames from one look to the next. Default: that of --out, else 1."),
+    ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Decode JPEGs in full, not at twice the size that the model sees.")
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help="Decode JPEGs in full, not at twice the size that the model sees. Default: that of --out, else not.",
+            show_default=False,
+        ),
+    ] = None,
+    rejudge: Annotated[
+        bool,
+        typer.Option(
+            "--rejudge", help="Judge all of --out anew, by another model, policy or views than before; review it again."
+        ),
     ] = False,
     every_name: Annotated[
         bool, typer.Option("--every-name", help="In folders, also files whose names are not those of pictures.")
@@ -84,8 +100,12 @@ def scan(
     ] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
     views: Annotated[
-        str, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="auto sees every part of a picture; card only what the model's own crop sees. Default: that of --out, "
+            "else auto."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Most views in one forward pass.")] = 16,
     workers: Annotated[
         int | None, typer.Option(help="Threads that read and decode. Default: one for each CPU core, 2 to 16.")
@@ -114,6 +134,7 @@ def scan(
         float | None, typer.Option(help="Ray: GPUs for each worker, such as 0.5. Default: 1 where there are any.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+    exit_zero: ExitZero = False,
 ) -> None:
     """Look at every picture and video of some sources, and write a row about each.
 
@@ -133,21 +154,28 @@ def scan(
         raise SettingError(
             "--dry-run goes with --move, --copy, --link or --redact-to; without one nothing but --out is written."
         )
+    from ..cards import CARDS
     from ..guard import NsfwGuard
+    from ..identity import model_identity
     from ..images.settings import DecodeSettings
     from .actions import Actions
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
-    from .summary import Summary
+    from .standing import Standing, standing
 
     given = list(sources or [])
     found = parse_sources(given, lists=lists or (), column=column, every_name=every_name, archives=archives)
     if every_name or archives:
         _refuse_inside(out, given)
+    before = standing(out) or Standing("")
+    if model is None and before.identity and before.model is None:
+        raise SettingError(
+            f"{out} was scanned with {before.identity}, and does not say where that is: name it, --model."
+        )
     settings = ScanSettings(
-        exact=exact,
-        every=every,
+        exact=bool(before.exact if exact is None else exact),
+        every=(before.every or 1) if every is None else every,
         workers=workers,
         max_pixels=DecodeSettings.max_pixels if max_pixels is None else max_pixels,
         max_bytes=DecodeSettings.max_bytes if max_bytes is None else max_bytes,
@@ -155,9 +183,11 @@ def scan(
     )
     shown = redaction_of(redaction, cells, color, replacement)
     _settle(settings.max_pixels)
-    model = os.path.abspath(model) if os.path.isdir(model) else model
+    model = model or before.model or "freepik"
+    model = os.path.abspath(model) if os.path.isdir(model) and model not in CARDS else model
     loaded: dict[str, Any] = {
-        "model": model, "dtype": dtype, "views": views, "batch_size": batch_size, "runtime": runtime
+        "model": model, "dtype": dtype, "views": views or before.views or "auto", "batch_size": batch_size,
+        "runtime": runtime,
     }  # fmt: skip
     ray = _ray(
         engine, {**loaded, "device": device},
@@ -168,6 +198,8 @@ def scan(
     elif runtime != "onnx":  # which knows where it runs
         device = device or default_device()
     guard = NsfwGuard(**loaded, policy=policy, device=device, redaction=shown)
+    if policy is None and before.policy is not None and before.identity == model_identity(guard):
+        guard.policy = before.policy  # another model's numbers would mean nothing
     if threshold is not None:
         guard.policy = replace(guard.policy, threshold=threshold)
     actions = None
@@ -182,8 +214,8 @@ def scan(
             judge=guard.passes,
             dry_run=dry_run,
         )
-    with _progress() as progress:
-        task = progress.add_task("scanning", total=None, said="")
+    with said.bar() as progress:
+        task = progress.add_task("scanning", total=None, note="")
         if not lists and all(map(os.path.isdir, given)):
             counted = parse_sources(given, every_name=every_name, archives=archives)
             _count(counted, lambda total: progress.update(task, total=total))
@@ -194,11 +226,13 @@ def scan(
         def on_progress(summary: Summary) -> None:
             nonlocal latest, said_at
             latest = summary
-            said = f"{_rate(summary):,.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
-            progress.update(task, completed=summary.before + summary.done, said=said)
-            if not _err.is_terminal and summary.seconds - said_at >= _SECONDS_PER_LINE:  # a log file has no bar
+            note = f"{said.rate(summary):,.1f} files/s, {summary.flagged:,} flagged, {summary.errors:,} failed"
+            progress.update(task, completed=summary.before + summary.done, note=note)
+            if summary.listed:
+                progress.update(task, total=summary.files)
+            if not said.err.is_terminal and summary.seconds - said_at >= _SECONDS_PER_LINE:  # a log file has no bar
                 said_at = summary.seconds
-                _err.print(f"{summary.files:,} files, {said}", highlight=False)
+                said.err.print(f"{summary.files:,} files, {note}", highlight=False)
 
         try:
             summary = run_scan(
@@ -210,22 +244,25 @@ def scan(
                 given=[*given, *(f"--list {name}" for name in lists or ())],
                 actions=actions,
                 ray=ray,
+                rejudge=rejudge,
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            said = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
-            _err.print(Text(said, style="bold yellow"), soft_wrap=True)
+            note = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
+            said.err.print(Text(note, style="bold yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
     if not summary.files:
-        _err.print(Text(_nothing(summary), style="bold red"), soft_wrap=True)
+        said.err.print(Text(said.nothing(summary), style="bold red"), soft_wrap=True)
         raise typer.Exit(2)
     if as_json:
-        sys.stdout.write(json.dumps({**summary.to_dict(), **_as_dict(actions)}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({**summary.to_dict(), **said.as_dict(actions)}, indent=2) + "\n")
     else:
-        _show(summary, actions, out)
+        said.show(summary, actions, out)
     if actions is not None and actions.failed:
         raise typer.Exit(2)
-    raise typer.Exit(0 if summary.is_clean else 1)
+    if exit_zero and not summary.errors:
+        raise typer.Exit(0)
+    raise typer.Exit(0 if summary.is_clean else 2 if exit_zero else 1)
 
 
 def _refuse_inside(out: Path, given: list[str]) -> None:
@@ -248,78 +285,6 @@ def _count(sources: Sources, on_total: Callable[[int], None]) -> None:
             on_total(sum(1 for _ in sources.entries(wanted=lambda entry: False)))
 
     threading.Thread(target=count, name="nsfw_guard-count", daemon=True).start()
-
-
-def _show(summary: Summary, actions: Actions | None, out: Path) -> None:
-    share = f" ({summary.flagged / summary.files:.2%})" if summary.flagged else ""
-    _line(
-        f"{summary.files:,} files: {summary.flagged:,} flagged{share}, {summary.errors:,} could not be looked at.",
-        bold=True,
-    )
-    parts = [f"{summary.scored:,} scored", f"{summary.duplicates:,} duplicates", f"{summary.before:,} done before"]
-    _line(f"{', '.join(parts)}; {summary.seconds:,.1f} s, {_rate(summary):,.1f} files/s.")
-    if summary.scored:
-        _line(f"The limit was the {summary.limit}: the model was busy {summary.busy:.0%} of the time.")
-    if summary.skipped:
-        what = ", ".join(f"{count:,} {why}" for why, count in sorted(summary.skipped.items()))
-        _line(f"Passed over: {what}.")
-    if actions is not None:
-        _show_actions(actions)
-    _line(f"Rows: {out / 'parts'}. A page to look through them: nsfw-guard report {out}")
-
-
-def _rate(summary: Summary) -> float:
-    return summary.done / summary.seconds if summary.seconds else 0.0
-
-
-def _show_actions(actions: Actions) -> None:
-    if actions.planned:
-        _line(f"Dry run. To {actions.kind}: {len(actions.planned):,} files.")
-        for path, to in list(actions.planned.items())[:_NAMED]:
-            _line(f"  {path} → {to}")
-    else:
-        _line(f"{actions.kind}: {actions.done:,} files, to {actions.folder}.")
-    for path, why in list(actions.failed.items())[:_NAMED]:
-        _err.print(Text(_shown(f"error: {path}: {why}"), style="yellow"), soft_wrap=True)
-    if actions.failed:
-        said = f"error: {len(actions.failed):,} flagged files could not be dealt with: {actions.kind} did not succeed."
-        _err.print(Text(said, style="bold red"), soft_wrap=True)
-
-
-def _as_dict(actions: Actions | None) -> dict[str, object]:
-    if actions is None:
-        return {}
-    return {"action": actions.kind, "acted": actions.done, "planned": actions.planned, "failed_actions": actions.failed}
-
-
-def _nothing(summary: Summary) -> str:
-    passed_over = ", ".join(f"{count:,} {why}" for why, count in sorted(summary.skipped.items()))
-    return "error: There is no picture or video in the sources" + (
-        f"; passed over: {passed_over}. --every-name looks at files of any name, --archives into archives in folders."
-        if passed_over
-        else "."
-    )
-
-
-def _line(text: str, *, bold: bool = False) -> None:
-    _out.print(Text(_shown(text), style="bold" if bold else ""), soft_wrap=True)
-
-
-def _shown(text: str) -> str:
-    """Return a text that a terminal can show: names may hold anything, also what would steer it."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,}"),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=_err, transient=True)
 
 
 def _ray(engine: str, guard: dict[str, Any], **given: Any) -> RaySettings | None:

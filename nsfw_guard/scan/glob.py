@@ -98,6 +98,16 @@ def find(pattern: str, choice: Choice, *, walk: Callable[..., Iterator[Entry]] =
     yield from walk(root, choice, enter=enter, pick=pick)
 
 
+def is_found_by(pattern: str, path: str) -> bool:
+    """Return whether a local file is one that matches a pattern, or lies in a folder that does, whatever its type."""
+    root, steps = fixed_part(pattern)
+    start = os.path.join(root, "")
+    if not path.startswith(start):
+        return False
+    parts = tuple(path[len(start) :].split(os.sep))
+    return any(_matches(steps, parts[:end]) for end in range(1 if "**" not in steps else len(parts), len(parts) + 1))
+
+
 def name_matches(pattern: str, name: str) -> bool:
     """Return whether a member's name matches a pattern, whose stars also stand for slashes."""
     return has_magic(pattern) and _one(pattern).match(name) is not None

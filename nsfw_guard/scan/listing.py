@@ -11,6 +11,13 @@ from .entry import Entry
 from .index import FLAGGED, FLAGGED_IN_PART
 from .summary import Summary
 
+# What is said of files that failed before; their rows say why.
+_FAILED = {
+    "error": "could not be looked at before either, and has not changed; --retry-errors tries it again",
+    FLAGGED_IN_PART: "could be looked at in part only",
+    "gone": "is not there any more",
+}
+
 
 class Found(Protocol):
     """Where entries come from; ``Sources`` are."""
@@ -64,6 +71,8 @@ class Listing:
                     self._known.see(entry)
                     self._summary.before += 1
                     self._summary.flagged += status in (*FLAGGED, "gone")
-                    self._summary.errors += status in ("error", FLAGGED_IN_PART, "gone")
+                    if status in _FAILED:
+                        self._summary.fail(entry.path, entry.error or _FAILED[status])
                 return entry, status
+            self._summary.listed = True
             return None

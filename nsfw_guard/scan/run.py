@@ -14,6 +14,7 @@ from .engine import Scan
 from .evidence import Decider, now
 from .settings import ScanSettings
 from .sources import Sources
+from .standing import loads, same_as
 from .store import Store
 from .summary import Summary
 
@@ -32,12 +33,14 @@ def run_scan(
     given: list[str] | None = None,
     actions: Actions | None = None,
     ray: RaySettings | None = None,
+    rejudge: bool = False,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Look at every picture and video of some sources, and write a row about each.
 
-    What is done already, in the same folder, by the same model and preprocessing, and has not changed, is not looked at
-    again; rows that another policy decided are decided again, without the model.
+    What is done already, in the same folder, and has not changed, is not looked at again. Other verdicts than those
+    that somebody may have reviewed need ``rejudge``: then another model or preprocessing looks at everything again, and
+    rows that another policy decided are decided again, without the model.
 
     Args:
         guard: Its model, views and policy count; each file is judged by itself.
@@ -48,13 +51,15 @@ def run_scan(
         given: What the sources were called, for ``scan.json``.
         actions: What to do with flagged files.
         ray: The workers that look at them instead of this process, which lists the files and writes the rows.
+        rejudge: Whether a folder whose verdicts were made by another model, preprocessing or policy is judged anew.
         on_progress: Called several times a second while it runs.
 
     Returns:
         The counts of this run.
 
     Raises:
-        SettingError: Another scan runs in the folder, or it holds something else.
+        SettingError: Another scan runs in the folder, or it holds something else, or verdicts that were made by
+            something else without ``rejudge``.
         GuardError: The model cannot be run.
         OSError: The folder cannot be written; what is there stays.
     """
@@ -75,12 +80,14 @@ def run_scan(
         labels=classifier.labels,
         redecide=decider.again,
         retry_errors=settings.retry_errors,
+        accept=(lambda manifest: None) if rejudge else same_as(decider, Path(out)),
     )
     before = store.manifest
     manifest: dict[str, Any] = {
         "created": before.get("created", now()),
         "updated": now(),
         "model": decider.model,
+        "loads": loads(guard),
         "preprocessing": decider.preprocessing,
         "policy": decider.policy.to_dict(),
         "labels": list(classifier.labels),

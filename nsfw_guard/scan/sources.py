@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from urllib.parse import unquote
 
 from ..errors import SettingError
 from .entry import Entry, Member, Wanted, split_member, text_to_path
-from .glob import expand_braces, find, fixed_part, has_braces, has_magic, name_matches
+from .glob import expand_braces, find, fixed_part, has_braces, has_magic, is_found_by, name_matches
 from .kinds import ARCHIVE_HEAD, Choice, archive_kind, is_media_name
 from .lists import check_list, read_list
 from .local import file_entry, open_file, walk
@@ -36,6 +38,8 @@ class _Source:
         named: Whether its files were named one by one, so that their content may say what they are.
         members: Of archives that were named with members: these only.
         list: Where further sources are named.
+        holds: Says of a local path whether it lies in this source; ``None``: only finding it tells.
+        folder: Of this machine, in which all of its files lie; empty where none does.
     """
 
     find: Callable[[], Iterator[Entry]]
@@ -43,6 +47,8 @@ class _Source:
     named: bool = False
     members: Member | None = None
     list: str | None = None
+    holds: Callable[[str], bool] | None = None
+    folder: str = ""
 
 
 class Sources:
@@ -57,6 +63,9 @@ class Sources:
         self._choice = choice
         self._column = column
         self._base = common([source.base for source in sources])
+        # What rows of tables name, where not all sources can say by themselves what lies in them.
+        self._open = any(source.holds is None for source in sources)
+        self._named_by_tables: set[bytes] = set()
 
     @property
     def skipped(self) -> Counter[str]:
@@ -73,6 +82,28 @@ class Sources:
         """
         for source in self._sources:
             yield from self._of(source, wanted)
+
+    def names(self, path: str) -> bool:
+        """Return whether what a row is about was named by the user, himself or with the folder that it is in.
+
+        A row of a table can name any file of this machine: that is not the user's word.
+        """
+        outer = _outer(path)
+        if is_local_file(outer):
+            local = text_to_path(outer)
+            if any(source.holds is not None and source.holds(local) for source in self._sources):
+                return True
+        return self._open and _digest(outer) not in self._named_by_tables
+
+    def leads_outside(self, path: str) -> bool:
+        """Return whether a file of folders that were named lies elsewhere: a folder on the way to it is a link."""
+        local = text_to_path(path)
+        holding = [source for source in self._sources if source.holds is not None and source.holds(local)]
+        if not holding or not all(source.folder for source in holding):
+            return False
+        real = Path(os.path.realpath(os.path.dirname(local)))
+        roots = [source.folder for source in self._sources if source.folder]
+        return not any(real.is_relative_to(os.path.realpath(root)) for root in roots)
 
     def relative_to_source(self, path: str) -> str:
         """Return where a row's path lies below what all sources have in common, for copying into another folder.
@@ -104,7 +135,11 @@ class Sources:
         elif kind == "tar":
             yield from tar_entries(entry, self._choice, wanted)
         elif kind == "parquet":
-            yield from table_entries(entry, self._column, wanted)
+            for found in table_entries(entry, self._column, wanted):
+                outer, own = _outer(found.path), found.path.startswith("parquet://")
+                if self._open and not (outer == entry.path and (own or found.error)):
+                    self._named_by_tables.add(_digest(outer))
+                yield found
         else:
             yield entry
 
@@ -158,7 +193,8 @@ def _source(text: str, choice: Choice) -> _Source:
     if has_magic(text):
         if next(find(text, Choice()), None) is None:
             raise SettingError(f"{text} matches no picture, video or archive. Put it in quotes if a shell changes it.")
-        return _Source(partial(find, text, choice), parts_of(fixed_part(text)[0]))
+        folder = fixed_part(text)[0]
+        return _Source(partial(find, text, choice), parts_of(folder), holds=partial(is_found_by, text), folder=folder)
     raise SettingError(f"There is no file or folder {text}. Name one that is there, a glob, or a URL such as s3://….")
 
 
@@ -177,19 +213,36 @@ def _line(name: str, choice: Choice) -> _Source:
 
 def _several(text: str, choice: Choice) -> _Source:
     names = [_source(name, choice) for name in list(expand_braces(text))]
+    tests = [name.holds for name in names if name.holds is not None]
     return _Source(
-        lambda: (entry for name in names for entry in name.find()), common([name.base for name in names]), named=True
+        lambda: (entry for name in names for entry in name.find()),
+        common([name.base for name in names]),
+        named=True,
+        holds=(lambda path: any(test(path) for test in tests)) if len(tests) == len(names) else None,
     )
 
 
 def _existing(path: str, choice: Choice) -> _Source:
     if os.path.isdir(path):
-        return _Source(partial(walk, path, choice), parts_of(path))
+        return _Source(partial(walk, path, choice), parts_of(path), holds=partial(_lies_below, path), folder=path)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise SettingError(f"{path} is neither a file nor a folder; name one.")
     if archive_kind(path) == "parquet":
         check_tables()
-    return _Source(lambda: iter([file_entry(path)]), parts_of(os.path.dirname(path)), named=True)
+    return _Source(lambda: iter([file_entry(path)]), parts_of(os.path.dirname(path)), named=True, holds=path.__eq__)
+
+
+def _outer(path: str) -> str:
+    member = split_member(path)
+    return path if member is None else member.archive
+
+
+def _lies_below(folder: str, path: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _remote(url: str, choice: Choice) -> _Source:

@@ -47,6 +47,7 @@ class Store:
         labels: The model's.
         redecide: Gives a row of this model and preprocessing that was decided by another policy the present one's.
         retry_errors: Whether files that could not be decoded are tried again. Those that could not be read always are.
+        accept: Is shown the manifest of rows that are there, before any of them is decided again, and raises to stop.
 
     Attributes:
         out: The folder.
@@ -68,6 +69,7 @@ class Store:
         labels: tuple[str, ...],
         redecide: Callable[[Row], Row] = lambda row: row,
         retry_errors: bool = False,
+        accept: Callable[[dict[str, Any]], None] = lambda manifest: None,
     ) -> None:
         if form not in FORMATS:
             raise SettingError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}.")
@@ -88,6 +90,8 @@ class Store:
                     f"{out} holds a scan in the format {other[0].suffix[1:]}; expected {form}. Go on with "
                     f"--format {other[0].suffix[1:]}, or name another folder."
                 )
+            if parts:
+                accept(self.manifest)
             for left in (out / FOLDER).glob(".part-*.tmp"):
                 left.unlink()
             self._next = number_of(parts[-1]) + 1 if parts else 1

@@ -7,6 +7,9 @@ from typing import Any
 
 from .row import Row
 
+# How many names are kept of files that have their rows anyway.
+NAMED = 10
+
 
 @dataclass
 class Summary:
@@ -26,6 +29,8 @@ class Summary:
         seconds: How long it took so far.
         starved: For how many of these the model waited for frames.
         skipped: Files that were passed over: why → how many.
+        listed: Whether all files are found.
+        failures: Of the first that could not be looked at: path → why.
     """
 
     files: int = 0
@@ -41,18 +46,27 @@ class Summary:
     seconds: float = 0.0
     starved: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
+    listed: bool = False
+    failures: dict[str, str] = field(default_factory=dict)
 
     def count(self, row: Row, *, duplicate: bool) -> None:
         """Count a row of this run."""
         self.done += 1
         self.flagged += row.flagged is True
-        self.errors += row.error is not None
+        if row.error is not None:
+            self.fail(row.path, row.error)
         self.bytes += row.size or 0
         if duplicate:
             self.duplicates += 1
         elif row.error is None:
             self.scored += 1
             self.frames += row.frames or 0
+
+    def fail(self, path: str, why: str) -> None:
+        """Count a file that could not be looked at."""
+        self.errors += 1
+        if len(self.failures) < NAMED:
+            self.failures[path] = " ".join(why.split())
 
     @property
     def limit(self) -> str:
@@ -87,4 +101,5 @@ class Summary:
             "limit": self.limit,
             "model_busy": round(self.busy, 3),
             "skipped": dict(self.skipped),
+            "failures": dict(self.failures),
         }

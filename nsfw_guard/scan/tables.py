@@ -38,6 +38,8 @@ def table_entries(table: Entry, column: str | None, wanted: Wanted | None) -> It
                     for value in _values(batch, name):
                         yield from _entries(value, f"{_quoted(name)}/{row}", table, wanted)
                         row += 1
+    except SettingError as error:  # it can be read, and has nothing that could be looked at
+        yield Entry(table.path, table.size, table.mtime, table.etag, one_line(error, 1000))
     except Exception as error:
         text = f"is no Parquet table that can be read to its end: {one_line(error)}"
         yield Entry(table.path, table.size, table.mtime, table.etag, text)
@@ -125,11 +127,14 @@ def _elsewhere(where: str, table: Entry) -> Entry:
 def _columns(schema: Any, column: str | None) -> list[str]:
     if column is not None:
         if column not in schema.names:
-            raise SettingError(f"it has no column {column}; there are: {', '.join(schema.names)}")
+            raise SettingError(f"is a table without a column {column}; there are: {', '.join(schema.names)}")
         return [column]
     names = [field.name for field in schema if _holds_bytes(field.type)]
     if not names:
-        raise SettingError(f"no column holds pictures; name one with --column: {', '.join(schema.names)}")
+        raise SettingError(
+            "is a table in which no column holds pictures; name one of paths or URLs with --column: "
+            f"{', '.join(schema.names)}"
+        )
     return names
 
 

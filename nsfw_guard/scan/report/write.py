@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import SettingError
-from ...files import write_whole
+from ...files import write_new, write_whole
 from .describe import describe, headline_of
 from .gallery import Best
 from .latest import OnStep, latest_rows
@@ -105,7 +105,7 @@ def write_report(
     shown = "none" if not pictures else "redacted" if redacted else "plain"
     data = describe(manifest, tally, items, len(flagged), small, shown)
     page = build_page(title or _title_of(manifest), headline_of(tally), data, small)
-    write_whole(target, page)
+    _write(target, page)
     return Report(
         path=target,
         headline=headline_of(tally),
@@ -126,6 +126,14 @@ def _title_of(manifest: Manifest) -> str:
     name = first if "://" in first else Path(first).name or first
     more = len(manifest.sources) - 1
     return f"Scan of {name}{f' and {more} more' if more else ''}"
+
+
+def _write(target: Path, page: bytes) -> None:
+    """Write the page; what came to be there meanwhile and is no report stays."""
+    try:
+        write_new(target, page)
+    except FileExistsError:
+        write_whole(_check_target(target), page)
 
 
 def _check_target(target: Path) -> Path:
