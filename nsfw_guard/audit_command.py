@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,7 +92,7 @@ def _reports(path: Path, expect: list[str]) -> list[AuditReport]:
     """Check a log, or all of a folder: also those that are not there any more."""
     from .audit import FILES, audit_files, gone, verify
     from .audit_head import missing_logs
-    from .generation.settings import MANIFEST
+    from .generation.settings import HEADS, MANIFEST
 
     if not path.is_dir():
         return [verify(path, expect=expect)]
@@ -101,6 +101,9 @@ def _reports(path: Path, expect: list[str]) -> list[AuditReport]:
         return [gone(path / "audit-00000.jsonl", f"is not there, and the run that wrote it has its {MANIFEST} here")]
     if not reports:
         raise SettingError(f"{path} holds no audit log ({FILES}).")
+    if _manifest(path).get(HEADS) is True:
+        lost = "the head file beside the log is not there, which every log of this run had"
+        reports = [one if one.anchored or not one.intact else replace(one, problem=lost, line=1) for one in reports]
     count = max((_processes(line) for line in _lines(reports)), default=0)
     there = {report.path.name for report in reports}
     names = [f"audit-{index:05d}.jsonl" for index in range(count)]
@@ -127,17 +130,25 @@ def _lines(reports: list[AuditReport]) -> Iterator[dict[str, Any]]:
 
 def _is_quarantine(folder: Path, logs: list[Path]) -> bool:
     """Whether a folder is where a run of one of the logs has put the originals of flagged images."""
-    from .generation.settings import MANIFEST, QUARANTINE
+    from .generation.settings import QUARANTINE
 
     for path in logs:
-        try:
-            run = json.loads(((path if path.is_dir() else path.parent) / MANIFEST).read_bytes())
-            name, _, where = str(run["settings"]["on_flag"]).partition("=")
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        settings = _manifest(path if path.is_dir() else path.parent).get("settings")
+        name, _, where = str(settings.get("on_flag") if isinstance(settings, dict) else "").partition("=")
         if name == QUARANTINE and Path(where).resolve() == folder.resolve():
             return True
     return False
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return what a run says of itself in its folder; nothing if there is none, or none that can be read."""
+    from .generation.settings import MANIFEST
+
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _said(report: AuditReport) -> Text:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .cards import CARD_FILE, CARDS, DEFAULT_CARD, PACKAGE, ModelCard
 from .errors import CheckpointError, GuardError, SettingError, one_line
+from .files import write_whole
 from .preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def download(model: str | ModelCard, *, to: str | Path | None = None, revision: 
     folder = _from_hub(repo, revision or (card.revision if card else None), card, False, to=to)
     check_folder(folder)
     if to is not None and card is not None and not (folder / CARD_FILE).exists():
-        (folder / CARD_FILE).write_text(f'card = "{card.name}"\n', encoding="utf-8")
+        write_whole(folder / CARD_FILE, f'card = "{card.name}"\n'.encode())
     return folder
 
 

@@ -139,6 +139,7 @@ def test_an_emptied_log_is_not_intact_whatever_is_beside_it(out):
     assert command(out).exit_code == 1
     head_file(log).unlink()
     assert command(out).exit_code == 1
+    assert command(log).exit_code == 1
     log.unlink()
     result = command(out)
     assert result.exit_code == 1
@@ -146,6 +147,19 @@ def test_an_emptied_log_is_not_intact_whatever_is_beside_it(out):
         "audit-00000.jsonl: broken at line 1: is not there, and the run that wrote it has its generation.json here"
         in (result.stdout)
     )
+
+
+def test_a_head_file_that_a_run_had_is_missed(out):
+    log = out / "audit-00000.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:2]))
+    head_file(log).unlink()
+    result = command(out)
+    assert result.exit_code == 1
+    assert "the head file beside the log is not there, which every log of this run had" in result.stdout
+    manifest = json.loads((out / "generation.json").read_text())
+    assert manifest.pop("heads") is True
+    (out / "generation.json").write_text(json.dumps(manifest))  # of an older version
+    assert command(out).exit_code == 0
 
 
 def test_the_log_of_one_process_that_is_gone_is_seen_by_the_others(tmp_path):

@@ -87,7 +87,9 @@ def test_another_one_asks_for_a_word(folder, tmp_path, tiny, other, words, dry):
 def test_the_same_named_again_is_no_other_one(folder, tmp_path):
     out = tmp_path / "out"
     for _ in range(2):
-        result = command(folder, "--out", out, "--model", "demo", "--policy", "balanced", "--views", "auto", "--every", 1)
+        result = command(
+            folder, "--out", out, "--model", "demo", "--policy", "balanced", "--views", "auto", "--every", 1
+        )
         assert result.exit_code == 1, result.output
 
 

@@ -25,7 +25,7 @@ from ..audit_head import missing_logs
 from ..errors import GuardError, SettingError
 from ..files import is_other_name, place_new, sync_folder, write_synced, write_whole
 from .launch import Processes
-from .settings import ERROR, FINAL, MANIFEST, QUARANTINE, RETRY
+from .settings import ERROR, FINAL, HEADS, MANIFEST, QUARANTINE, RETRY
 
 SCHEMA = 1
 _TAKEN = "{} is there already, and not of this run; it is not overwritten"
@@ -233,7 +233,7 @@ class RunFolder:
             if any(True for log in audit_files(self.out) for line in read(log) if line.get("event") == "image"):
                 raise SettingError(f"{self.out} has audit logs and no {MANIFEST}; name another folder.") from None
             self.run = secrets.token_hex(8)
-            manifest = {"schema": SCHEMA, "run": self.run, "settings": self._settings}
+            manifest = {"schema": SCHEMA, "run": self.run, "settings": self._settings, HEADS: True}
             write_whole(path, json.dumps(manifest, indent=2).encode() + b"\n")
             return
         except (ValueError, KeyError, TypeError) as error:
