@@ -10,6 +10,7 @@ from typing import Any
 
 from .check_files import Listed, list_files
 from .errors import GuardError, SettingError, why
+from .scan.entry import path_to_text
 
 # What a line of a log says has become of an image that has a file: in the folder of the run, or in its quarantine.
 _SHOWN, _HIDDEN = ("keep", "redact"), ("quarantine",)
@@ -95,7 +96,7 @@ class _Known:
 
     def difference(self, file: Listed) -> Difference | None:
         """Return what is wrong with a picture that is there; its own name counts, not the folder that it is in."""
-        name = file.place.as_posix()
+        name = path_to_text(file.place.as_posix())
         if file.error is not None or file.path is None:
             return Difference(name, str(file.error), unreadable=True)
         try:

@@ -6,6 +6,7 @@ not run.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -28,7 +29,7 @@ from .check_command import CLEAN, FAILED, FLAGGED, PolicyName, check, said
 from .console import Cells, Color, Kind, Replacement, quiet, redaction_of
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
-from .files import naming, write_whole
+from .files import write_whole
 from .generation.command import generate
 from .scan.command import scan
 from .scan.report.command import report
@@ -47,7 +48,6 @@ app = typer.Typer(
 )
 _out = Console()
 _err = Console(stderr=True)
-_STDOUT = Path("standard output")
 
 
 @app.callback(invoke_without_command=True)
@@ -187,13 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     written to.
     """
     try:
-        with naming(_STDOUT):
-            try:
-                app(arguments, prog_name="nsfw-guard")
-            finally:
-                sys.stdout.flush()
+        try:
+            app(arguments, prog_name="nsfw-guard")
+        finally:
+            sys.stdout.flush()
     except OSError as error:
-        _err.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
+        _err.print(Text(f"error: {_text_of(error)}", style="bold red"), soft_wrap=True)
         # What is left of it cannot be written either: the process would end with a code of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from error
@@ -211,15 +210,21 @@ def _save(picture: Image.Image, path: Path) -> None:
 @contextmanager
 def _failing_as_2() -> Iterator[None]:
     try:
-        with naming(_STDOUT):  # errors of files have their names
-            yield
+        yield
     except (GuardError, OSError) as error:
         _fail(error)
 
 
 def _fail(error: Exception) -> NoReturn:
-    _err.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
+    _err.print(Text(f"error: {_text_of(error)}", style="bold red"), soft_wrap=True)
     raise typer.Exit(FAILED) from error
+
+
+def _text_of(error: Exception) -> str:
+    """Return what an error says; of a disk that is full, where: files say their names, standard output has none."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+        return f"{error}: standard output"
+    return str(error)
 
 
 app.command()(_failing_as_2()(check))

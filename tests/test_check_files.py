@@ -255,7 +255,7 @@ def test_output_that_cannot_be_written_is_no_verdict(folder, as_json):
     with open("/dev/full", "w") as full:
         done = in_a_process(f"from nsfw_guard.cli import main\nmain({arguments!r})", full)
     assert done.returncode == 2, done.stderr
-    assert "error: [Errno 28] No space left on device: 'standard output'" in done.stderr
+    assert "error: [Errno 28] No space left on device: standard output" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -423,6 +425,12 @@ def test_a_run_that_nobody_goes_through_says_that_nothing_was_drawn(pipe, tmp_pa
     with pytest.warns(RuntimeWarning, match=r"nothing was drawn: .*for made in generation.run\(prompts\)"):
         made.run(ROWS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_a_variable_held_to_the_end_says_so_too():
+    code = "from nsfw_guard.generation.iteration import Iteration\nrun = Iteration(one for one in ())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "RuntimeWarning: Generation.run() was called and nothing was drawn" in done.stderr
 
 
 def test_a_run_that_was_gone_through_or_closed_says_nothing(pipe, tmp_path, recwarn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Generator, Iterator
 
@@ -26,7 +25,7 @@ class Iteration(Iterator[Made]):
         self._steps.close()
 
     def __del__(self) -> None:
-        if not self._begun and not sys.is_finalizing():
+        if not self._begun:  # also when the interpreter ends, as with one that a variable has held
             warnings.warn(
                 "Generation.run() was called and nothing was drawn: it draws while it is gone through. Write "
                 "`for made in generation.run(prompts): …`, or `list(generation.run(prompts))`.",
