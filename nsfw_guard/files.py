@@ -15,6 +15,9 @@ from typing import IO, Any
 
 from .errors import SettingError
 
+# What a disk that is full says, or one on which nobody may have more.
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # not every system has quotas
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:

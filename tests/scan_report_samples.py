@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from scanning import write_old
 
 from nsfw_guard.demo.shapes import LABELS, random_scenes, render
 from nsfw_guard.scan.entry import path_to_text
@@ -24,7 +25,8 @@ def write_scan(out: Path, rows: list[Row], *, kind: str = "jsonl", per_part: int
     (out / FOLDER).mkdir(parents=True)
     labels = list(dict.fromkeys(label for row in rows for label in row.labels))
     for number, start in enumerate(range(0, len(rows), per_part)):
-        write_part(out / FOLDER / f"part-{number:06}.{kind}", rows[start : start + per_part], labels)
+        write = write_old if kind == "csv" else write_part
+        write(out / FOLDER / f"part-{number:06}.{kind}", rows[start : start + per_part], labels)
     about = {
         "schema_version": SCHEMA_VERSION,
         "created": "2030-01-02T03:04:05+00:00",

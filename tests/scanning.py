@@ -1,12 +1,14 @@
 """What tests of scans share: a folder with a bit of everything, and what two scans must have in common."""
 
+import csv
+
 import pytest
 import torch
 from PIL import Image
 
 from nsfw_guard.demo.shapes import Scene, render
 from nsfw_guard.identity import model_identity
-from nsfw_guard.scan.parts import read_rows
+from nsfw_guard.scan.parts import columns_of, read_rows
 from nsfw_guard.scan.settings import ScanSettings
 from nsfw_guard.scan.sources import parse_sources
 from nsfw_guard.scan.todo import entries_to_table
@@ -69,6 +71,15 @@ def assert_same_rows(out, other):
     assert set(mine) == set(others)
     for path, row in mine.items():
         assert comparable(row) == same(comparable(others[path]))
+
+
+def write_old(part, rows, labels):
+    """Write a part as earlier versions did, in CSV."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8", newline="") as file:
+        sheet = csv.DictWriter(file, columns_of(labels), restval="")
+        sheet.writeheader()
+        sheet.writerows(row.to_record() for row in rows)
 
 
 def orders_for(here, /, **changed):

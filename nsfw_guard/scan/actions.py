@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ..errors import GuardError, ImageError, SettingError, one_line
-from ..files import is_other_name, naming, place_new, sync_file, unlink_same, write_synced
+from ..files import FULL, is_other_name, naming, place_new, sync_file, unlink_same, write_synced
 from ..images.sniff import HEAD
 from ..redact import Judge, Redaction
 from ..saving import format_of, redact_file
@@ -103,7 +103,7 @@ class Actions:
                 self._act(entry, reason)
                 self.done += not self._dry_run
             except Exception as error:  # also an encoder's own: the other files are not to wait for this one
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if isinstance(error, OSError) and error.errno in FULL:
                     raise
                 said = (
                     one_line(error) if isinstance(error, (OSError, GuardError)) else f"{type(error).__name__}: {error}"

@@ -56,7 +56,9 @@ def scan(
         ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
-    form: Annotated[str, typer.Option("--format", help="parquet, jsonl or csv.")] = "parquet",
+    form: Annotated[
+        str, typer.Option("--format", help="parquet or jsonl; csv: also all rows as rows.csv when the scan has ended.")
+    ] = "parquet",
     column: Annotated[str | None, typer.Option(help="Of Parquet tables: the column with the pictures.")] = None,
     every: Annotated[
         int | None,
@@ -155,10 +157,13 @@ def scan(
             "--dry-run goes with --move, --copy, --link or --redact-to; without one nothing but --out is written."
         )
     from ..cards import CARDS
+    from ..files import FULL
     from ..guard import NsfwGuard
     from ..identity import model_identity
     from ..images.settings import DecodeSettings
     from .actions import Actions
+    from .export import NAME
+    from .parts import FOLDER
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
@@ -251,13 +256,17 @@ def scan(
             note = f"Interrupted. {latest.kept:,} files of this run have their rows; run it again to go on."
             said.err.print(Text(note, style="bold yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(f"{error}. Free some space and run the same command again: it goes on from here.") from error
     if not summary.files:
         said.err.print(Text(said.nothing(summary), style="bold red"), soft_wrap=True)
         raise typer.Exit(2)
     if as_json:
         sys.stdout.write(json.dumps({**summary.to_dict(), **said.as_dict(actions)}, indent=2) + "\n")
     else:
-        said.show(summary, actions, out)
+        said.show(summary, actions, out, rows=out / (NAME if form == "csv" else FOLDER))
     if actions is not None and actions.failed:
         raise typer.Exit(2)
     if exit_zero and not summary.errors:

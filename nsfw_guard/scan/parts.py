@@ -1,9 +1,8 @@
-"""Part files: rows on disk, as Parquet, JSONL or CSV. A part is there as a whole or not at all."""
+"""Part files: rows on disk, as Parquet or JSONL. A part is there as a whole or not at all."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,25 +14,31 @@ from typing import IO, Any
 
 from ..errors import SettingError, one_line
 from ..files import whole_file
-from .row import LABEL_PREFIX, SCHEMA_VERSION, Row
-from .sheet import read_sheet
+from .row import INTEGERS, LABEL_PREFIX, NUMBERS, SCHEMA_VERSION, Row
+from .sheet import ended, labels_of, rows_of
 
-FORMATS = ("parquet", "jsonl", "csv")
+FORMATS = ("parquet", "jsonl")
 FOLDER = "parts"
 MANIFEST = "scan.json"
 # How many rows are held at a time.
 _ROWS = 2048
 _COMPRESSION = "zstd"
+# Earlier versions wrote CSV, too; a scan that goes on converts it.
 _NAME = re.compile(r"part-(\d{6,})\.(parquet|jsonl|csv)")
-_INTEGERS = ("size", "width", "height", "frames", "frame", "views")
-_NUMBERS = ("mtime", "score", "threshold", "decode_ms")
 
 
 def part_files(out: Path) -> list[Path]:
     """Return the parts of a scan in the order in which they were written."""
     folder = out / FOLDER
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=number_of)
+    # Of two with one number, one is what the CSV was converted to.
+    found.sort(key=lambda path: path.suffix != ".csv")
+    return [part for _, part in sorted({number_of(path): path for path in found}.items())]
+
+
+def old_parts(out: Path) -> list[Path]:
+    """Return the parts that an earlier version wrote as CSV."""
+    return sorted(path for path in (out / FOLDER).glob("part-*.csv") if _NAME.fullmatch(path.name))
 
 
 def number_of(part: Path) -> int:
@@ -133,23 +138,10 @@ def _rows_of(part: Path) -> Iterator[Row]:
             yield from map(Row.from_record, batch.to_pylist())
     elif part.suffix == ".jsonl":
         with part.open(encoding="utf-8") as lines:
-            yield from (Row.from_record(json.loads(line)) for line in _ended(lines))
+            yield from (Row.from_record(json.loads(line)) for line in ended(lines))
     else:
         with part.open(encoding="utf-8", newline="\n") as lines:
-            rows = read_sheet(_ended(lines))
-            names = next(rows, [])
-            for cells in rows:
-                if len(cells) != len(names):
-                    raise ValueError(f"a row has {len(cells)} cells; expected {len(names)}")
-                yield Row.from_record(_typed(dict(zip(names, cells, strict=True))))
-
-
-def _ended(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines that all have an end: a last one without it can be read in part, as a number with fewer digits."""
-    for line in lines:
-        if not line.endswith("\n"):
-            raise ValueError("its last line has no end")
-        yield line
+            yield from rows_of(lines)
 
 
 def paths_in(part: Path) -> Iterator[str]:
@@ -176,17 +168,16 @@ def labels_in(part: Path) -> list[str]:
     if part.suffix == ".parquet":
         with parquet().ParquetFile(part) as file:
             names = file.schema_arrow.names
-    else:
-        with part.open(encoding="utf-8", newline="") as lines:
-            names = next(csv.reader(lines), [])
-    return [name[len(LABEL_PREFIX) :] for name in names if name.startswith(LABEL_PREFIX)]
+        return [name[len(LABEL_PREFIX) :] for name in names if name.startswith(LABEL_PREFIX)]
+    with _intact(part), part.open(encoding="utf-8", newline="\n") as lines:
+        return labels_of(lines)
 
 
 def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     """Write a part; under its name it is there as a whole, and on the disk, or not at all.
 
     Args:
-        part: Its suffix is the format.
+        part: Its suffix is the format, one of ``FORMATS``.
         rows: Taken a few thousand at a time.
         labels: Which label columns there are: all that the rows have.
 
@@ -196,12 +187,14 @@ def write_part(part: Path, rows: Iterable[Row], labels: Sequence[str]) -> int:
     Raises:
         OSError: The disk is full, or not writable.
     """
+    if part.suffix[1:] not in FORMATS:
+        raise ValueError(f"{part} is no part in one of the formats {FORMATS}")
     batches = _batches(rows)
     first = next(batches, None)
     if first is None:
         return 0
     count = 0
-    with whole_file(part) as file, _writer(part.suffix, file, _columns(labels)) as write:
+    with whole_file(part) as file, _writer(part.suffix, file, columns_of(labels)) as write:
         for batch in chain([first], batches):
             write([row.to_record() for row in batch])
             count += len(batch)
@@ -214,7 +207,7 @@ def join_parts(parts: Sequence[Path], target: Path) -> None:
     if target.suffix != ".parquet":
         write_part(target, (row for part in parts for row in read_part(part)), labels)
         return
-    schema = _schema(_columns(labels))
+    schema = _schema(columns_of(labels))
     with whole_file(target) as file, parquet().ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
         for part in parts:
             for batch in _batches_of(part):
@@ -231,7 +224,7 @@ def parquet() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise SettingError(
-            f"Parquet needs pyarrow: pip install 'nsfw-guard[scan]' ({error}). Or choose --format jsonl or csv."
+            f"Parquet needs pyarrow: pip install 'nsfw-guard[scan]' ({error}). Or choose --format jsonl."
         ) from error
     return pyarrow.parquet
 
@@ -261,13 +254,14 @@ def _with_columns(batch: Any, schema: Any) -> Any:
 def _schema(columns: list[str]) -> Any:
     import pyarrow as pa
 
-    kinds = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64()), "flagged": pa.bool_()}
+    kinds = {**dict.fromkeys(INTEGERS, pa.int64()), **dict.fromkeys(NUMBERS, pa.float64()), "flagged": pa.bool_()}
     return pa.schema(
         [(name, pa.float64() if name.startswith(LABEL_PREFIX) else kinds.get(name, pa.string())) for name in columns]
     )
 
 
-def _columns(labels: Sequence[str]) -> list[str]:
+def columns_of(labels: Sequence[str]) -> list[str]:
+    """Return the columns of rows, with one for each label."""
     names: list[str] = []
     for item in fields(Row):
         names += [LABEL_PREFIX + label for label in labels] if item.name == "labels" else [item.name]
@@ -283,28 +277,5 @@ def _writer(suffix: str, file: IO[bytes], columns: list[str]) -> Iterator[Callab
         schema = _schema(columns)
         with parquet().ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
             yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
-    elif suffix == ".jsonl":
-        yield lambda records: file.writelines(json.dumps(record).encode() + b"\n" for record in records)
     else:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        sheet = csv.DictWriter(text, columns, restval="")
-        sheet.writeheader()
-        yield sheet.writerows
-        text.detach()
-
-
-def _typed(record: dict[str, str]) -> dict[str, Any]:
-    """Give the texts of a CSV file their types again; what is empty is no value."""
-    typed: dict[str, Any] = {}
-    for name, text in record.items():
-        if text == "":
-            typed[name] = "" if name in ("model", "preprocessing", "policy", "scanned") else None
-        elif name in _INTEGERS:
-            typed[name] = int(text)
-        elif name in _NUMBERS or name.startswith(LABEL_PREFIX):
-            typed[name] = float(text)
-        elif name == "flagged":
-            typed[name] = text == "True"
-        else:
-            typed[name] = text
-    return typed
+        yield lambda records: file.writelines(json.dumps(record).encode() + b"\n" for record in records)

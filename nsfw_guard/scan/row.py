@@ -9,6 +9,8 @@ from typing import Any
 # Label columns are named after the label with this before it, so that no label can be taken for another column.
 LABEL_PREFIX = "p_"
 SCHEMA_VERSION = 1
+INTEGERS = ("size", "width", "height", "frames", "frame", "views")
+NUMBERS = ("mtime", "score", "threshold", "decode_ms")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..identity import model_identity
 from .actions import Actions
 from .engine import Scan
 from .evidence import Decider, now
+from .export import write_csv
 from .settings import ScanSettings
 from .sources import Sources
 from .standing import loads, same_as
@@ -47,7 +48,8 @@ def run_scan(
         sources: See ``parse_sources``.
         out: The folder for the rows: ``parts/part-*.parquet`` and ``scan.json``.
         settings: How.
-        form: ``"parquet"``, ``"jsonl"`` or ``"csv"``.
+        form: ``"parquet"`` or ``"jsonl"``; with ``"csv"``, all rows are written as ``rows.csv`` when the scan has
+            ended, too.
         given: What the sources were called, for ``scan.json``.
         actions: What to do with flagged files.
         ray: The workers that look at them instead of this process, which lists the files and writes the rows.
@@ -133,6 +135,8 @@ def run_scan(
             )
         summary = scan.run()
         store.tidy()
+        if form == "csv":
+            write_csv(store.out, store.rows())
         # Of the last run that did something: how fast it was is of interest, and that one found nothing new is not.
         told = summary.to_dict() if summary.done else before.get("summary") or summary.to_dict()
         store.write_manifest({**manifest, "summary": told})

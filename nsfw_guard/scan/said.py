@@ -18,7 +18,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-def show(summary: Summary, actions: Actions | None, folder: Path) -> None:
+def show(summary: Summary, actions: Actions | None, folder: Path, *, rows: Path) -> None:
     """Print what was found and done."""
     share = f" ({summary.flagged / summary.files:.2%})" if summary.flagged else ""
     _line(
@@ -35,7 +35,7 @@ def show(summary: Summary, actions: Actions | None, folder: Path) -> None:
         _line(f"Passed over: {what}.")
     if actions is not None:
         _show_actions(actions)
-    _line(f"Rows: {folder / 'parts'}. A page to look through them: nsfw-guard report {folder}")
+    _line(f"Rows: {rows}. A page to look through them: nsfw-guard report {folder}")
 
 
 def _show_failures(summary: Summary, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import SettingError
 from ..files import FolderLock, whole_file
 from .entry import Entry
+from .export import convert_csv
 from .index import FLAGGED, Index, version_of
 from .parts import (
     FOLDER,
@@ -41,7 +42,7 @@ class Store:
 
     Args:
         out: The folder; it is made if it is not there.
-        form: ``"parquet"``, ``"jsonl"`` or ``"csv"``.
+        form: ``"parquet"``, ``"jsonl"`` or ``"csv"``, whose rows are kept as they are there already, or as JSONL.
         model: Of this scan; see ``Row``.
         preprocessing: Of this scan; see ``Row``.
         labels: The model's.
@@ -71,12 +72,11 @@ class Store:
         retry_errors: bool = False,
         accept: Callable[[dict[str, Any]], None] = lambda manifest: None,
     ) -> None:
-        if form not in FORMATS:
-            raise SettingError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}.")
+        if form not in (*FORMATS, "csv"):
+            raise SettingError(f"--format is {form!r}; expected one of {', '.join((*FORMATS, 'csv'))}.")
         if form == "parquet":
             parquet()
         self.out = out
-        self._suffix = f".{form}"
         self._model, self._preprocessing, self._labels = model, preprocessing, labels
         self._redecide = redecide
         out.mkdir(parents=True, exist_ok=True)
@@ -84,10 +84,13 @@ class Store:
         try:
             self.manifest = read_manifest(out, missing_ok=True)
             (out / FOLDER).mkdir(exist_ok=True)
+            kept = {part.suffix for part in part_files(out)} - {".csv"}
+            self._suffix = f".{form}" if form in FORMATS else kept.pop() if len(kept) == 1 else ".jsonl"
+            convert_csv(out, self._suffix)
             parts = part_files(out)
             if other := [part for part in parts if part.suffix != self._suffix]:
                 raise SettingError(
-                    f"{out} holds a scan in the format {other[0].suffix[1:]}; expected {form}. Go on with "
+                    f"{out} holds a scan in the format {other[0].suffix[1:]}; expected {self._suffix[1:]}. Go on with "
                     f"--format {other[0].suffix[1:]}, or name another folder."
                 )
             if parts:

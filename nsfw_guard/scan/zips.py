@@ -12,10 +12,12 @@ from typing import IO, Any, BinaryIO
 from ..errors import one_line
 from .entry import Entry, Member, member_path, text_to_path
 from .kinds import Choice
+from .links import LONGEST, Names
 from .opening import Kept, open_outer
 from .places import is_local_file
 
 _ENCRYPTED = 0x1
+_UTF8 = 0x800
 
 
 def zip_entries(archive: Entry, choice: Choice) -> Iterator[Entry]:
@@ -32,20 +34,32 @@ def zip_entries(archive: Entry, choice: Choice) -> Iterator[Entry]:
         yield Entry(archive.path, archive.size, archive.mtime, archive.etag, text)
         return
     numbers: Counter[str] = Counter()
-    several = len(opened.NameToInfo) < len(opened.filelist)
+    links = False
     for info in opened.filelist:
         if info.is_dir():
             continue
-        if stat.S_ISLNK(info.external_attr >> 16):
-            choice.skipped["link"] += 1
+        if _target(opened, info) is not None:
+            links = True
             continue
-        if several:  # as many as the archive has; all are looked at, whichever an unpacker would keep
-            numbers[info.filename] += 1
-        if not choice.takes_member(info.filename):
+        numbers[info.filename] += 1  # as many as the archive has; all are looked at, whichever an unpacker would keep
+        if choice.takes_member(info.filename):
+            yield _entry(archive, info.filename, numbers[info.filename], info)
+    if not links:
+        return
+    for name, number, found in _names(opened).links():
+        if found is None or not choice.takes_member(name):
+            choice.skipped["link"] += found is None
             continue
-        path = member_path("zip", info.filename, archive.path, number=numbers[info.filename] or 1)
-        closed = "is encrypted" if info.flag_bits & _ENCRYPTED else None
-        yield Entry(path, info.file_size, None, f"{info.CRC:08x}-{archive.version}", closed)
+        if isinstance(found, str):
+            yield Entry(member_path("zip", name, archive.path, number=number), None, None, archive.version, found)
+        else:
+            yield _entry(archive, name, number, found)
+
+
+def _entry(archive: Entry, name: str, number: int, info: zipfile.ZipInfo) -> Entry:
+    path = member_path("zip", name, archive.path, number=number)
+    closed = "is encrypted" if info.flag_bits & _ENCRYPTED else None
+    return Entry(path, info.file_size, None, f"{info.CRC:08x}-{archive.version}", closed)
 
 
 def open_member(member: Member) -> BinaryIO:
@@ -55,15 +69,46 @@ def open_member(member: Member) -> BinaryIO:
         OSError: There is none of this name.
     """
     opened = _opened.get(member.archive)
-    found: Any = opened.NameToInfo.get(member.name)
-    if len(opened.NameToInfo) < len(opened.filelist):
-        same = [info for info in opened.filelist if info.filename == member.name and not info.is_dir()]
-        found = same[member.number - 1] if member.number <= len(same) else None
-    elif member.number != 1:
-        found = None
-    if found is None:
-        raise FileNotFoundError(2, "No such member", f"{member.name} in {member.archive}")
+    only = opened.NameToInfo.get(member.name)
+    found: zipfile.ZipInfo | str | None = only
+    several = len(opened.NameToInfo) < len(opened.filelist)
+    if several or member.number != 1 or (only is not None and _target(opened, only) is not None):
+        all_found = _names(opened).of(member.name)
+        found = all_found[member.number - 1] if member.number <= len(all_found) else None
+    if found is None or isinstance(found, str):
+        raise FileNotFoundError(2, found or "No such member", f"{member.name} in {member.archive}")
     return io.BufferedReader(_Unpacked(opened.open(found)))
+
+
+def _names(opened: zipfile.ZipFile) -> Names[zipfile.ZipInfo]:
+    names: Names[zipfile.ZipInfo] = Names()
+    for info in opened.filelist:
+        target = None if info.is_dir() else _target(opened, info)
+        if info.is_dir():
+            names.add_folder(info.filename)
+        elif target is None:
+            names.add(info.filename, info)
+        else:
+            names.add_link(info.filename, target, hard=False)
+    return names
+
+
+def _target(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
+    """Return where a symbolic link leads; ``None`` for files, and for links with the content of one.
+
+    Unpackers that know no links write that content under the name.
+    """
+    if not stat.S_ISLNK(info.external_attr >> 16) or info.file_size > LONGEST:
+        return None
+    from ..images.sniff import HEAD, sniff  # with torch, which a report's page does not need
+
+    try:
+        data = opened.read(info)
+    except Exception:  # encrypted, or damaged: whoever opens it as a file says so
+        return None
+    if not data or b"\0" in data or sniff(data[:HEAD]).media:
+        return None
+    return data.decode("utf-8" if info.flag_bits & _UTF8 else "cp437", "surrogateescape")  # as zipfile does names
 
 
 class _Unpacked(io.RawIOBase):

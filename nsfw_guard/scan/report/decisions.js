@@ -35,7 +35,7 @@ const decisions = (() => {
   const cell = (value) => {
     let text = value === undefined || value === null ? "" : String(value);
     if (/^[=+\-@'\s\uff0b\uff0d\uff1d\uff20]/.test(text)) text = `'${text}`;
-    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const record = (key, { decision, at, record }) => {
     const item = items.get(key);
