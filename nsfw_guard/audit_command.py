@@ -91,7 +91,7 @@ def verify(
 def _reports(path: Path, expect: list[str]) -> list[AuditReport]:
     """Check a log, or all of a folder: also those that are not there any more."""
     from .audit import FILES, audit_files, gone, verify
-    from .audit_head import missing_logs
+    from .audit_head import headless_logs, missing_logs
     from .generation.settings import HEADS, MANIFEST
 
     if not path.is_dir():
@@ -102,8 +102,9 @@ def _reports(path: Path, expect: list[str]) -> list[AuditReport]:
     if not reports:
         raise SettingError(f"{path} holds no audit log ({FILES}).")
     if _manifest(path).get(HEADS) is True:
-        lost = "the head file beside the log is not there, which every log of this run had"
-        reports = [one if one.anchored or not one.intact else replace(one, problem=lost, line=1) for one in reports]
+        said = "the head file beside the log is not there, which every log of this run had"
+        lost = headless_logs(path)
+        reports = [replace(one, problem=said, line=1) if one.intact and one.path in lost else one for one in reports]
     count = max((_processes(line) for line in _lines(reports)), default=0)
     there = {report.path.name for report in reports}
     names = [f"audit-{index:05d}.jsonl" for index in range(count)]

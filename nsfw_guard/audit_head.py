@@ -90,6 +90,11 @@ def missing_logs(folder: Path) -> list[Path]:
     return found
 
 
+def headless_logs(folder: Path) -> list[Path]:
+    """Return the logs of processes, ``audit-00000.jsonl`` and so on, that have no head file beside them."""
+    return [log for log in sorted(folder.glob(f"audit-{'[0-9]' * 5}.jsonl")) if not head_file(log).exists()]
+
+
 def _line(head: Head) -> bytes:
     text = {"schema": 1, "lines": 0, "head": head.head}
     said = json.dumps(text, separators=(",", ":")).replace('"lines":0', f'"lines":{head.lines:>15}')

@@ -162,6 +162,14 @@ def test_a_head_file_that_a_run_had_is_missed(out):
     assert command(out).exit_code == 0
 
 
+def test_a_run_does_not_go_on_without_a_head_file_that_it_had(out, demo):
+    pipe = attach(load_pipeline(), demo)
+    head_file(out / "audit-00000.jsonl").unlink()
+    with pytest.raises(AuditError, match=r"The head file of .*audit-00000.jsonl is gone; put it back"):
+        list(Generation(pipe, out, arguments=SHORT, name="demo").run(ROWS))
+    assert not head_file(out / "audit-00000.jsonl").exists()
+
+
 def test_the_log_of_one_process_that_is_gone_is_seen_by_the_others(tmp_path):
     for index in range(3):
         with AuditLog(tmp_path / f"audit-{index:05d}.jsonl") as log:

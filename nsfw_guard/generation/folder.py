@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audit import AuditError, AuditLog, audit_files, read
-from ..audit_head import missing_logs
+from ..audit_head import headless_logs, missing_logs
 from ..errors import GuardError, SettingError
 from ..files import is_other_name, place_new, sync_folder, write_synced, write_whole
 from .launch import Processes
@@ -205,6 +205,8 @@ class RunFolder:
         first = self._processes.index == 0
         if gone := missing_logs(self.out):
             raise AuditError(f"{gone[0]} is gone, with what it said of images; put it back, or name another folder.")
+        if (lost := headless_logs(self.out)) and self._had_heads():
+            raise AuditError(f"The head file of {lost[0]} is gone; put it back, or name another folder.")
         if first:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.quarantine is not None:
@@ -223,6 +225,13 @@ class RunFolder:
                     )
         if first:
             self._recover()
+
+    def _had_heads(self) -> bool:
+        """Whether all logs of the run have had head files: since an older version, some may have none."""
+        try:
+            return bool(json.loads((self.out / MANIFEST).read_bytes()).get(HEADS))
+        except (OSError, ValueError, AttributeError):
+            return False
 
     def _read_manifest(self) -> None:
         path = self.out / MANIFEST
