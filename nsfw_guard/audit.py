@@ -8,6 +8,7 @@ A line is ``{"schema":1,"sequence":…,"previous":…,"time":…, …,"hash":…
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
@@ -18,8 +19,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .audit_head import Head, begin_head, head_file, keep_head, read_head
 from .errors import GuardError
-from .files import lock, sync_folder
+from .files import lock, naming, sync_folder
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 GENESIS = "0" * 64
@@ -49,6 +53,7 @@ class AuditReport:
         problem: What is wrong with it; ``None`` if nothing is.
         torn: Whether that line is the last one and the beginning of one of ours, as a process leaves it that is killed
             while it writes; opening the log cuts it off.
+        anchored: Whether a head file beside it was there, so that lines cut off its end would have been noticed.
     """
 
     path: Path
@@ -58,6 +63,7 @@ class AuditReport:
     line: int | None = None
     problem: str | None = None
     torn: bool = False
+    anchored: bool = False
 
     @property
     def intact(self) -> bool:
@@ -69,7 +75,8 @@ class AuditLog:
     """A file that lines are appended to, by one process at a time.
 
     What `append` has returned from is on the disk. A process that is killed while it writes leaves an incomplete last
-    line, which nobody has been told of; opening the log cuts it off and says so in a line of its own.
+    line, which nobody has been told of; opening the log cuts it off and says so in a line of its own. Its head is kept
+    in a file beside it, ``head-of-….jsonl``.
 
     Args:
         path: Made if it is not there; its folder has to be.
@@ -89,6 +96,8 @@ class AuditLog:
         self._thread = threading.Lock()
         self._process = os.getpid()
         new = not self.path.exists()
+        if new:
+            self._begin()
         self._file: BinaryIO | None = self.path.open("ab+", buffering=0)  # type: ignore[assignment]
         try:
             if not lock(self._file):
@@ -105,6 +114,8 @@ class AuditLog:
                     "intact; move it away, or name another folder."
                 )
             self.lines, self.head = report.lines, report.head
+            if not report.anchored:  # of an older version
+                begin_head(self.path, Head(self.lines, self.head))
             if cut:
                 self.append({"event": "recovered", "cut_bytes": cut})
         except BaseException:
@@ -141,7 +152,25 @@ class AuditLog:
                 written += text[:-1] + f',"hash":"{head}"}}\n'.encode()
             self._write(written)
             self.head, self.lines = head, self.lines + len(lines)
+            try:
+                keep_head(self.path, Head(self.lines, self.head))
+            except OSError as error:  # the lines are there; less is known of them
+                logger.warning("%s cannot be written: %s", head_file(self.path), error)
             return lines
+
+    def _begin(self) -> None:
+        """Say that there is a log before there is one: an empty log without a head file is one that was emptied."""
+        try:
+            kept = read_head(self.path)
+        except ValueError as error:
+            raise AuditError(f"{self.path} is gone, and {error}. Move that away too.") from error
+        if kept is not None and kept.lines:
+            raise AuditError(
+                f"{_gone(self.path, kept)}. Nothing is appended to a log that is not intact; move "
+                f"{head_file(self.path).name} away too, or name another folder."
+            )
+        if kept is None:
+            begin_head(self.path, Head(0, GENESIS))
 
     def _write(self, data: bytes) -> None:
         """Write at the end, as a whole or not at all."""
@@ -149,10 +178,11 @@ class AuditLog:
         assert file is not None  # noqa: S101 - append has looked
         before = file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+            with naming(self.path):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
         except BaseException:
             try:
                 file.truncate(before)
@@ -179,10 +209,11 @@ class AuditLog:
 
 
 def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
-    """Check the chain of one file.
+    """Check the chain of one file, and what the head file beside it says.
 
-    It shows a line that was edited, removed, added or moved. It cannot show that whoever can write the file has made
-    it anew from some line on, or cut lines off its end: for that, keep its ``head`` elsewhere and ask for it later.
+    It shows a line that was edited, removed, added or moved, and by the head file also lines that were cut off its
+    end, and a file that was emptied, replaced or removed. It cannot show that whoever can write both files has made
+    both anew: for that, keep its ``head`` elsewhere and ask for it later.
 
     Args:
         path: Of the file.
@@ -194,10 +225,19 @@ def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
     path, wanted = Path(path), frozenset(expect)
     head, count = GENESIS, 0
     found: set[str] = set()
+    kept: Head | None = None
+    at_kept = GENESIS
 
     def report(problem: str | None = None, *, torn: bool = False) -> AuditReport:
         line = None if problem is None else count + 1
-        return AuditReport(path, count, head, frozenset(found), line, problem, torn)
+        return AuditReport(path, count, head, frozenset(found), line, problem, torn, kept is not None)
+
+    try:
+        kept = read_head(path)  # before the log, which may be growing
+    except ValueError as error:
+        return report(str(error))
+    if kept is not None and kept.lines and not path.exists():
+        return report(_gone(path, kept))
 
     if GENESIS in wanted:
         found.add(GENESIS)
@@ -206,7 +246,9 @@ def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
             if not line.endswith(b"\n"):
                 if len(line) == LONGEST:
                     return report(f"the line is longer than {LONGEST} bytes")
-                return report("the line is incomplete", torn=_is_torn(line, follows=count > 0))
+                ended = count + bool(_HASH.search(line))  # with the lines that lack only their end
+                lost = kept is not None and ended < kept.lines
+                return report("the line is incomplete", torn=not lost and _is_torn(line, follows=count > 0))
             try:
                 hashed = _checked(line[:-1], count, head)
             except ValueError as error:
@@ -214,6 +256,14 @@ def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
             head, count = hashed, count + 1
             if head in wanted:
                 found.add(head)
+            if kept is not None and count == kept.lines:
+                at_kept = head
+    if kept is None and count == 0:
+        return report("there is none: the file is empty, and no head file says that nothing was written to it")
+    if kept is not None and count < kept.lines:
+        return report(f"it and all after it were cut off: {head_file(path).name} says that there were {kept.lines}")
+    if kept is not None and at_kept != kept.head:
+        return report(f"{head_file(path).name} has another hash of line {kept.lines}: the log was made anew")
     return report()
 
 
@@ -240,6 +290,15 @@ def read(path: str | Path) -> Iterator[dict[str, Any]]:
 def audit_files(folder: str | Path) -> list[Path]:
     """Return the audit logs of a folder, in the order of their names."""
     return sorted(Path(folder).glob(FILES))
+
+
+def gone(path: Path, problem: str) -> AuditReport:
+    """Return the report on a log that is not there."""
+    return AuditReport(path, 0, GENESIS, line=1, problem=problem)
+
+
+def _gone(path: Path, kept: Head) -> str:
+    return f"{path.name} is gone, which had {kept.lines} lines by {head_file(path).name}"
 
 
 def _checked(line: bytes, sequence: int, previous: str) -> str:

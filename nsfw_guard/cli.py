@@ -6,12 +6,15 @@ not run.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import sys
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,22 +25,19 @@ from rich.text import Text
 from . import __version__
 from .audit_command import audit, verify
 from .bench.command import bench
-from .console import Cells, Color, Kind, Replacement, default_device, quiet, redaction_of
+from .check_command import CLEAN, FAILED, FLAGGED, PolicyName, check, said
+from .console import Cells, Color, Kind, Replacement, quiet, redaction_of
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
-from .files import write_new
+from .files import write_whole
 from .generation.command import generate
 from .scan.command import scan
 from .scan.report.command import report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from .guard import NsfwGuard
-    from .verdict import Verdict
-
-CLEAN, FLAGGED, FAILED = 0, 1, 2
-_TAKEN = "{} exists and is not overwritten; name another folder."
+    from PIL import Image
 
 app = typer.Typer(
     name="nsfw-guard",
@@ -48,11 +48,6 @@ app = typer.Typer(
 )
 _out = Console()
 _err = Console(stderr=True)
-
-Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")]
-PolicyName = Annotated[
-    str, typer.Option("--policy", help="A preset of the model card: strict, balanced, permissive, …")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +83,8 @@ def demo(
         prompts = list(prompt or PROMPTS)
         guard = NsfwGuard("demo", policy=policy, redaction=redaction_of(redaction, cells, color, replacement))
         out.mkdir(parents=True, exist_ok=True)
-        with _progress() as progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=_err, transient=True) as progress:
             task = progress.add_task("drawing", total=None)
 
             def on_step(done: int, total: int) -> None:
@@ -98,78 +94,13 @@ def demo(
         table = Table("picture", "prompt", "p(triangle)", "verdict")
         for number, drawing in enumerate(drawings, start=1):
             path = out / f"{number:02d}.png"
-            drawing.after.save(path)
+            _save(drawing.after, path)
             score = f"{drawing.verdict.score:.4f}"
-            table.add_row(Text(str(path)), Text(drawing.prompt), score, _said(drawing.verdict))
+            table.add_row(Text(str(path)), Text(drawing.prompt), score, said(drawing.verdict))
         sheet = out / "contact_sheet.png"
-        contact_sheet(drawings, redaction=guard.redaction.kind).save(sheet)
+        _save(contact_sheet(drawings, redaction=guard.redaction.kind), sheet)
         _out.print(table)
         _out.print(f"Before and after, side by side: {sheet}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def check(
-    files: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
-    model: Model = "freepik",
-    policy: PolicyName = "balanced",
-    threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
-    redaction: Kind = "blur",
-    cells: Cells = 16,
-    color: Color = "black",
-    replacement: Replacement = None,
-    redact_to: Annotated[
-        Path | None, typer.Option(help="Write each picture that may be shown here: redacted if flagged, else a copy.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    views: Annotated[
-        str, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
-    ] = "auto",
-) -> None:
-    """Print the verdict on pictures. Exit code 0: clean, 1: something flagged, 2: could not run."""
-    with _failing_as_2():
-        from dataclasses import replace
-
-        from .guard import NsfwGuard
-
-        quiet()
-        guard = NsfwGuard(
-            model,
-            policy=policy,
-            redaction=redaction_of(redaction, cells, color, replacement),
-            device=device or default_device(),
-            dtype=dtype,
-            views=views,
-        )
-        if threshold is not None:
-            guard.policy = replace(guard.policy, threshold=threshold)
-        if redact_to is not None and guard.redaction.kind == "none":
-            raise SettingError(
-                "--redact-to with --redaction none would copy what is flagged; choose another redaction."
-            )
-        if redact_to is not None:
-            redact_to.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    table = Table("file", "score", "threshold", "level", "verdict")
-    with _progress(len(files) > 1) as progress:
-        for path in progress.track(files, description="checking"):
-            try:
-                verdict = _check_file(guard, path, redact_to)
-            except (GuardError, OSError) as error:
-                rows.append({"file": str(path), "error": str(error)})
-                table.add_row(Text(str(path)), "", "", "", Text("not checked", style="bold yellow"))
-                _err.print(Text(f"error: {path}: {error}", style="yellow"), soft_wrap=True)
-                continue
-            rows.append({"file": str(path), **verdict.to_dict()})
-            level = verdict.level.name.lower()
-            table.add_row(Text(str(path)), f"{verdict.score:.4f}", f"{verdict.threshold:.2f}", level, _said(verdict))
-    if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-    else:
-        _out.print(table)
-    failed = any("error" in row for row in rows)
-    raise typer.Exit(FAILED if failed else FLAGGED if any(row["flagged"] for row in rows) else CLEAN)
 
 
 @app.command()
@@ -251,40 +182,31 @@ def coverage(
     raise typer.Exit(FLAGGED if unclassified else CLEAN)
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: with what the process was given, or with other arguments.
 
-
-def _check_file(guard: NsfwGuard, path: Path, redact_to: Path | None) -> Verdict:
-    from .images.settings import DecodeSettings
-    from .images.sniff import read_file
-    from .saving import format_of, redact_file
-
-    data = read_file(path, DecodeSettings())  # once: what is checked is what is copied
-    target = None if redact_to is None else redact_to / path.name
-    if target is not None and os.path.lexists(target):
-        raise SettingError(_TAKEN.format(target))
-    (verdict,) = guard.check(data)
-    if target is not None:
-        if verdict.flagged:
-            data = redact_file(data, format_of(target.name), guard.redaction, guard.passes, reason=verdict.reason)
+    Whatever goes wrong ends with 2, also what Python itself would end with 1, and standard output that cannot be
+    written to.
+    """
+    try:
         try:
-            write_new(target, data)
-        except FileExistsError:  # by now
-            raise SettingError(_TAKEN.format(target)) from None
-    return verdict
+            app(arguments, prog_name="nsfw-guard")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        _err.print(Text(f"error: {_text_of(error)}", style="bold red"), soft_wrap=True)
+        # What is left of it cannot be written either: the process would end with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(FAILED) from error
 
 
-def _said(verdict: Verdict) -> Text:
-    if verdict.flagged:
-        return Text(f"flagged ({verdict.reason})", style="bold red")
-    return Text("passed", style="green")
-
-
-def _progress(visible: bool = True) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=_err, transient=True, disable=not visible)
+def _save(picture: Image.Image, path: Path) -> None:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    write_whole(path, file.getvalue())
 
 
 @contextmanager
@@ -296,10 +218,18 @@ def _failing_as_2() -> Iterator[None]:
 
 
 def _fail(error: Exception) -> NoReturn:
-    _err.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
+    _err.print(Text(f"error: {_text_of(error)}", style="bold red"), soft_wrap=True)
     raise typer.Exit(FAILED) from error
 
 
+def _text_of(error: Exception) -> str:
+    """Return what an error says; of a disk that is full, where: files say their names, standard output has none."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+        return f"{error}: standard output"
+    return str(error)
+
+
+app.command()(_failing_as_2()(check))
 app.command()(_failing_as_2()(bench))
 app.command()(_failing_as_2()(scan))
 app.command()(_failing_as_2()(generate))

@@ -30,7 +30,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file, naming(path):
+        with naming(path), temporary.open("wb") as file:
             yield file
             sync_file(file)
         temporary.replace(path)
@@ -134,7 +134,7 @@ def _copy_new(source: Path, target: Path) -> None:
         mode = os.fstat(content.fileno()).st_mode & 0o777
         file = open(target, "wb", opener=lambda name, _: os.open(name, flags, mode))  # noqa: SIM115 - closed below
         try:
-            with file, naming(target):
+            with naming(target), file:
                 shutil.copyfileobj(content, file)
                 sync_file(file)
             with suppress(OSError):  # of times and rights, a file system without hard links may keep none
@@ -185,7 +185,7 @@ def write_synced(path: Path, data: bytes, *, private: bool = False) -> None:
     """
     try:
         mode = 0o600 if private else 0o666  # less what the user's umask takes
-        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file, naming(path):
+        with naming(path), open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             sync_file(file)
     except BaseException:

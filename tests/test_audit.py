@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nsfw_guard.audit import GENESIS, AuditError, AuditLog, audit_files, read, verify
+from nsfw_guard.audit_head import head_file, read_head
 from nsfw_guard.cli import app
 
 
@@ -134,10 +135,120 @@ def test_a_tail_that_was_cut_off_is_seen_by_a_head_that_was_kept(log):
     assert command(log, "--expect", head).exit_code == 0  # it has grown since
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:3]))
-    assert command(log).exit_code == 0
+    head_file(log).unlink()  # as of an older version, or by whoever cut it
+    result = command(log)
+    assert result.exit_code == 0
+    assert "there is no head file: lines cut off its end would not be seen" in result.stdout
     result = command(log, "--expect", head)
     assert result.exit_code == 1
     assert f"{head} is in none of them" in result.stdout
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_lines_that_were_cut_off_the_end_are_seen_by_the_head_file(log, kept):
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:kept]))
+    report = verify(log)
+    assert not report.intact
+    assert not report.torn
+    assert (report.lines, report.line) == (kept, kept + 1)
+    assert "cut off: head-of-audit-00000.jsonl says that there were 5" in report.problem
+    assert command(log).exit_code == command(log.parent).exit_code == 1
+    before = log.read_bytes()
+    with pytest.raises(AuditError, match=f"line {kept + 1}: it and all after it were cut off"):
+        AuditLog(log)
+    assert log.read_bytes() == before
+
+
+def test_a_cut_in_the_middle_of_a_line_is_not_taken_for_a_kill(log):
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-30])
+    assert (verify(log).intact, verify(log).torn) == (False, False)
+    with pytest.raises(AuditError, match="line 5: the line is incomplete"):
+        AuditLog(log)
+    assert log.read_bytes() == whole[:-30]
+
+
+def test_an_emptied_log_without_a_head_file_is_not_intact(log):
+    head_file(log).unlink()
+    log.write_bytes(b"")
+    assert "the file is empty, and no head file" in verify(log).problem
+    assert command(log).exit_code == 1
+    with pytest.raises(AuditError, match="is empty"):
+        AuditLog(log)
+
+
+def test_a_log_that_is_gone_is_seen_by_its_head_file(log):
+    log.unlink()
+    for where in (log, log.parent):
+        result = command(where)
+        assert result.exit_code == 1
+        assert "audit-00000.jsonl is gone, which had 5 lines by head-of-audit-00000.jsonl" in result.stdout
+    with pytest.raises(AuditError, match="is gone, which had 5 lines"):
+        AuditLog(log)
+    assert not log.exists()
+
+
+def test_a_log_that_was_made_anew_is_seen_by_its_head_file(log):
+    kept = head_file(log).read_bytes()
+    for path in (log, head_file(log)):
+        path.unlink()
+    with AuditLog(log) as audit:
+        audit.append(*({"n": n} for n in range(7)))
+    head_file(log).write_bytes(kept)
+    assert "has another hash of line 5: the log was made anew" in verify(log).problem
+    assert command(log).exit_code == 1
+
+
+def test_a_head_file_that_was_changed_is_said(log):
+    for content in (
+        b"",
+        b"{}",
+        head_file(log).read_bytes()[:-1],
+        head_file(log).read_bytes().replace(b"head", b"HEAD"),
+    ):
+        head_file(log).write_bytes(content)
+        assert "says nothing that a head file says" in verify(log).problem
+        with pytest.raises(AuditError, match="says nothing that a head file says"):
+            AuditLog(log)
+
+
+def test_a_head_file_that_is_behind_is_of_a_machine_that_went_down(log):
+    before = head_file(log).read_bytes()
+    with AuditLog(log) as audit:
+        audit.append({"n": 5})
+    after = head_file(log).read_bytes()
+    assert len(after) == len(before)
+    assert read_head(log) == (6, verify(log).head)
+    head_file(log).write_bytes(before)
+    assert (verify(log).intact, verify(log).anchored) == (True, True)
+    with AuditLog(log) as audit:
+        audit.append({"n": 6})
+    assert read_head(log) == (7, verify(log).head)
+
+
+def test_a_log_of_an_older_version_gets_a_head_file_when_it_is_opened(log):
+    head_file(log).unlink()
+    report = verify(log)
+    assert (report.intact, report.anchored) == (True, False)
+    AuditLog(log).close()
+    assert read_head(log) == (5, report.head)
+
+
+def test_a_head_file_that_cannot_be_written_costs_no_line(log, monkeypatch, caplog):
+    with AuditLog(log) as audit:
+        monkeypatch.setattr("nsfw_guard.audit_head.os.open", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only")))
+        audit.append({"n": 5})
+    monkeypatch.undo()
+    assert verify(log).lines == 6
+    assert "head-of-audit-00000.jsonl cannot be written" in caplog.text
+
+
+def test_a_full_disk_is_named(log, monkeypatch):
+    with AuditLog(log) as audit:
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match=r"No space left on device: '.*audit-00000.jsonl'"):
+            audit.append({"n": 5})
 
 
 @pytest.mark.parametrize("torn", range(1, 40, 7))

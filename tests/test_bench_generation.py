@@ -1,6 +1,7 @@
 """The benchmark of batch generation, at sizes at which its figures mean nothing."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -34,9 +35,9 @@ def test_all_three_draw_the_same_and_the_ratios_are_of_one_round():
 
 
 @pytest.mark.usefixtures("quick", "one_thread")
-def test_it_is_shown_with_its_goal():
+def test_what_is_shown_is_measured_and_not_judged():
     text = run("--rounds", "1").stdout
     assert "1 of 3 images flagged" in text
     assert "Batch generation, 128x128, 2 steps, batches of 1" in text
     assert "÷ bare" in text
-    assert "Goal: ≤ 1.03" in text
+    assert not re.search("[Gg]oal|[≤≥✓✗]", text)

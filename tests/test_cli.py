@@ -11,7 +11,7 @@ from PIL import Image
 from profiles import matrix_profile
 from typer.testing import CliRunner
 
-from nsfw_guard import __version__, cli
+from nsfw_guard import __version__, console
 from nsfw_guard.cli import app
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import to_picture
@@ -302,7 +302,7 @@ def test_a_model_that_the_preset_cannot_flag_by_ends_with_2(tmp_path, pictures, 
 @pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, None)])
 def test_a_gpu_is_taken_if_there_is_one(monkeypatch, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert cli.default_device() == expected
+    assert console.default_device() == expected
 
 
 def test_a_model_with_an_unknown_label_says_how_to_map_it(tmp_path, pictures):

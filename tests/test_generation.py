@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -417,6 +420,62 @@ def test_another_policy_or_model_needs_another_folder(pipe, own_demo, tmp_path):
         run(pipe, tmp_path)
 
 
+def test_a_run_that_nobody_goes_through_says_that_nothing_was_drawn(pipe, tmp_path):
+    made = generation(pipe, tmp_path / "out")
+    with pytest.warns(RuntimeWarning, match=r"nothing was drawn: .*for made in generation.run\(prompts\)"):
+        made.run(ROWS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_a_variable_held_to_the_end_says_so_too():
+    code = "from nsfw_guard.generation.iteration import Iteration\nrun = Iteration(one for one in ())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "RuntimeWarning: Generation.run() was called and nothing was drawn" in done.stderr
+
+
+def test_a_run_that_was_gone_through_or_closed_says_nothing(pipe, tmp_path, recwarn):
+    made = generation(pipe, tmp_path)
+    rows = made.run(ROWS)
+    assert iter(rows) is rows
+    assert next(rows).id == "circle"
+    rows.close()
+    assert made.summary.pending == 2
+    assert [one.id for one in made.run(ROWS)] == ["triangle", "heart"]
+    made.run(ROWS).close()
+    with pytest.raises(SettingError):
+        list(made.run("missing.txt"))
+    assert not [one for one in recwarn if "nothing was drawn" in str(one.message)]
+
+
+def test_bad_rows_are_logged_for_whoever_does_not_look_at_the_summary(pipe, tmp_path, caplog):
+    made = generation(pipe, tmp_path)
+    list(made.run([*ROWS[:1], {"id": "../x", "prompt": CIRCLE}, {"id": "wide", "prompt": CIRCLE, "width": 0}]))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(":")[0] + ":" + text.split(":")[1] for text in said] == [
+        "bad row: prompts, line 2",
+        "bad row: prompts, line 3",
+    ]
+    assert made.summary.exit_code == 2
+
+
+def test_rows_that_were_not_drawn_are_in_the_summary_and_said(pipe, tmp_path, caplog, monkeypatch):
+    real = Generation._draw
+
+    def draw(self, jobs):
+        if jobs[0].row.id == "heart":
+            raise RuntimeError("the prompt 'a secret' is odd")
+        return real(self, jobs)
+
+    monkeypatch.setattr(Generation, "_draw", draw)
+    made, summary = run(pipe, tmp_path, batch_size=1)
+    assert [(one.id, one.line, bool(one.error)) for one in made] == [
+        ("circle", 1, False), ("triangle", 2, False), ("heart", 3, True),
+    ]  # fmt: skip
+    assert [(bad.line, bad.problem) for bad in summary.errors] == [(3, f"heart: {made[2].error}")]
+    assert "1 row not drawn" in caplog.text
+    assert "a secret" not in caplog.text
+
+
 def test_a_second_run_into_the_folder_refuses_while_the_first_is_at_work(pipe, tmp_path):
     first = generation(pipe, tmp_path).run(ROWS)
     next(first)
@@ -448,6 +507,42 @@ def test_a_full_disk_is_a_clear_stop_and_the_run_goes_on_later(pipe, tmp_path, m
     assert actions(tmp_path) == {"circle": "keep"}
     assert run(pipe, tmp_path)[1].exit_code == 1
     assert pictures(tmp_path) == ["circle.png", "heart.png", "triangle.png"]
+
+
+@pytest.mark.parametrize("call", range(1, 5))
+def test_a_disk_that_is_full_from_the_start_names_the_folder(pipe, tmp_path, monkeypatch, call):
+    calls = []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= call:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    out = tmp_path / "out"
+    with pytest.raises(
+        OutputError, match=rf"{out}.* cannot be written to: .*No space left on device.*goes on from here"
+    ):
+        run(pipe, out)
+    assert not list(out.glob("*.png"))
+    assert not list(out.glob(".*tmp"))
+
+
+def test_a_full_quarantine_is_named(pipe, tmp_path, monkeypatch):
+    real = folder_module.write_synced
+
+    def write(path, data, **options):
+        if path.parent.name == "q":
+            with monkeypatch.context() as patch:
+                patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                real(path, data, **options)
+        real(path, data, **options)
+
+    monkeypatch.setattr(folder_module, "write_synced", write)
+    made, summary = run(pipe, tmp_path / "out", on_flag=f"quarantine={tmp_path / 'q'}")
+    assert re.search(rf"nowhere: .*No space left on device: '{tmp_path / 'q'}/", made[1].error)
+    assert summary.exit_code == 2
+    assert list((tmp_path / "q").iterdir()) == []
 
 
 def test_what_a_killed_run_has_left_is_removed_and_what_is_of_another_stays(pipe, originals, tmp_path):

@@ -57,6 +57,14 @@ def test_what_an_attached_pipeline_has_returned_is_saved(own_demo, tmp_path):
     assert pictures(tmp_path) == ["a.png"]
 
 
+def test_what_could_not_be_saved_is_said_also_to_whoever_does_not_look(demo, checked, tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with GuardedFolder(tmp_path, demo) as folder:
+        made = folder.save(checked, ids=["a", "b"])
+    assert [one.error is None for one in made] == [False, True]
+    assert "a is not saved: " in caplog.text
+
+
 def test_a_later_process_knows_what_is_done(demo, checked, tmp_path):
     with GuardedFolder(tmp_path, demo) as folder:
         folder.save(checked, ids=["a", "b"])

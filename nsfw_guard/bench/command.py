@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ..errors import SettingError
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ def bench(
     )
     report, show = _measure(what, settings, threads, images)
     if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_whole(json_file, json.dumps(report, indent=2).encode() + b"\n")
     if as_json == STDOUT:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:

@@ -16,11 +16,11 @@ from ..guard import NsfwGuard
 from ..placement import DTYPES
 from .limits import MatrixProduct, flop_of
 from .peers import RECIPE_MODEL, BareForward, FreepikRecipe, StockPath, TransformersPipeline
+from .ratios import Key
 from .results import Run
 from .rounds import Timer
 from .settings import VIT_B, Workload
 from .stages import StagedCall
-from .targets import Key
 from .work import VALUE_RANGE, Source, find_source, load_guard, make_images, policy_that_flags
 
 STOCK_DTYPES = ("float32", "bfloat16")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
+from ..files import write_whole
 from .show import hardware, load_name, row_name
 
 # In the order in which they are looked for: kind → colour and line.
@@ -74,7 +76,9 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     )
     figure.text(0.01, 0.005, text, fontsize=7, color="#57606a")
     figure.tight_layout(rect=(0, 0.02, 1, 0.98))
-    figure.savefig(path)
+    file = io.BytesIO()
+    figure.savefig(file, format=path.suffix[1:].lower())
+    write_whole(path, file.getvalue())
 
 
 def _height(report: Mapping[str, Any], lines: bool) -> float:

@@ -8,13 +8,13 @@ from typing import Any
 
 from .machine import commit, describe_machine, process_settings, versions
 from .memory import how
+from .ratios import Key, find_ratios
 from .results import CALL, Run
 from .rounds import Spread
 from .speed import said
 from .stages import STAGES
-from .targets import Key, find_ratios
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def surroundings(device: Any) -> dict[str, Any]:

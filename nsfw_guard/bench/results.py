@@ -7,8 +7,8 @@ from typing import Any
 
 from .gpu import HostTraffic
 from .memory import Peak
+from .ratios import Facts, Key
 from .settings import BenchSettings, Workload
-from .targets import Facts, Key
 from .work import Source
 
 # The part of a sample that is the whole call.
@@ -78,5 +78,4 @@ class Run:
             flop=self.flop,
             views=self.views,
             matrix_flop=self.matrix_flop,
-            missing=self.missing,
         )

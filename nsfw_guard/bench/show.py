@@ -29,10 +29,10 @@ def show(report: Report, console: Console) -> None:
     console.print()
     console.print(Panel(Group(*_headlines(report)), title="nsfw-guard bench", title_align="left", expand=False))
     console.print(times(report, wide=console.width >= _NARROW))
-    console.print(ratios(report, wide=console.width >= _NARROW))
-    for part in (unmeasured(report), stages(report), traffic(report)):
+    console.print(ratios(report))
+    for part in (stages(report), traffic(report)):
         if part is not None:
-            console.print(part, soft_wrap=isinstance(part, Text))
+            console.print(part)
     console.print(Text("\n".join(footnotes(report)), style="dim"), soft_wrap=True)
 
 
@@ -113,50 +113,30 @@ def times(report: Report, *, wide: bool = True) -> Table:
     return table
 
 
-def ratios(report: Report, *, wide: bool = True) -> Table:
-    """Every ratio with its interval, the kinds of batches side by side, and what was hoped for."""
+def ratios(report: Report) -> Table:
+    """Every ratio with its interval, the kinds of batches side by side."""
     loads = report["workloads"]
     table = Table(
         title=f"Ratios: median (least–most) over {report['rounds']} interleaved round{'s' * (report['rounds'] != 1)}",
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("ratio" if wide else "ratio, goal \\[target]")
-    if wide:
-        table.add_column("goal \\[target]", no_wrap=True)
+    table.add_column("ratio")
     for load in loads:
         table.add_column(load_name(load), justify="right")
     rows: dict[tuple[str, str, str], list[Any]] = {}
     for row in report["ratios"]:
-        if "missing" not in row:
-            rows.setdefault((row["model"], row["ratio"], row["dtype"]), []).append(row)
+        rows.setdefault((row["model"], row["ratio"], row["dtype"]), []).append(row)
     last = None
     for (model, name, dtype), found in rows.items():
         if last is not None and model != last:
             table.add_section()
         last = model
-        goals = [goal for row in found for goal in row["goals"]]
-        label = f"{model} {SHORT_DTYPES.get(dtype, dtype)}: {name}"
-        hoped = ", ".join(f"{goal['goal']} [{goal['target']}]" for goal in goals)
-        cells: list[RenderableType] = [Text(label), Text(hoped)] if wide else [Text(f"{label} {hoped}".strip())]
+        cells: list[RenderableType] = [Text(f"{model} {SHORT_DTYPES.get(dtype, dtype)}: {name}")]
         for load in loads:
             cells.append(next((_cell(row) for row in found if _is_of(row, load)), Text("")))
         table.add_row(*cells)
     return table
-
-
-def unmeasured(report: Report) -> Text | None:
-    """Say which ratios with a goal were not measured, and why; those of one reason together."""
-    reasons: dict[str, list[str]] = {}
-    for row in report["ratios"]:
-        if "missing" in row:
-            goal = row["goals"][0]
-            what = f"{row['model']} {SHORT_DTYPES.get(row['dtype'], row['dtype'])}: {row['ratio']} {goal['goal']}"
-            reasons.setdefault(row["missing"], []).append(f"[{goal['target']}] {what}")
-    if not reasons:
-        return None
-    lines = [f"{'; '.join(found)}: {reason}." for reason, found in reasons.items()]
-    return Text("Goals that were not measured\n" + "\n".join(lines), style="yellow")
 
 
 def stages(report: Report) -> Table | None:
@@ -267,16 +247,11 @@ def _spread(spread: Mapping[str, float]) -> str:
 
 
 def _cell(row: Mapping[str, Any]) -> Text:
-    if "median" not in row:
-        return Text("")
-    met = [goal["met"] for goal in row["goals"]]
-    style = "" if not met else "green" if all(met) else "red"
-    mark = "" if not met else " ✓" if all(met) else " ✗"
-    return Text(f"{row['median']:.3g} ({row['low']:.3g}–{row['high']:.3g}){mark}", style=style)
+    return Text(f"{row['median']:.3g} ({row['low']:.3g}–{row['high']:.3g})")
 
 
 def _is_of(row: Mapping[str, Any], load: Mapping[str, Any]) -> bool:
-    return "median" in row and (row["size"], row["batch"]) == (load["size"], load["batch"])
+    return bool((row["size"], row["batch"]) == (load["size"], load["batch"]))
 
 
 def _style(row: Mapping[str, Any]) -> str:

@@ -15,10 +15,10 @@ from ..verdict import GuardResult
 from . import gpu
 from .memory import peak_of
 from .plan import Plan, Timed
+from .ratios import Key
 from .results import CALL, Run
 from .rounds import GRACE, LEAST_ROUNDS, Timer, interleave
 from .settings import BenchSettings, Workload
-from .targets import Key
 from .work import checkpoints_in
 
 PEER_KINDS = ("stock", "pipeline", "recipe")

@@ -2,7 +2,7 @@
 
 import sys
 
-from ..cli import app
+from ..cli import main
 
 if __name__ == "__main__":
-    app(["generate", *sys.argv[1:]], prog_name="nsfw-guard")
+    main(["generate", *sys.argv[1:]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +13,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..console import Cells, Color, Kind, Replacement, quiet, redaction_of
+from ..console import Cells, Color, ExitZero, Kind, Replacement, quiet, redaction_of
 from ..errors import GuardError, SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .run import Generation
     from .summary import Summary
 
@@ -37,7 +41,7 @@ def generate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="What checks: a model card, a Hub id, or a checkpoint folder. Default: freepik; demo for demo."
+            help="What checks: a model card, a Hub id, or a checkpoint folder (./folder). Default: freepik; demo for demo."
         ),
     ] = None,
     policy: Annotated[str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")] = (
@@ -72,12 +76,14 @@ def generate(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Draw nothing if one row is bad.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON, and no progress.")] = False,
+    exit_zero: ExitZero = False,
 ) -> None:
     """Draw the prompts of a file with a guarded pipeline, into a folder with a log of every decision.
 
-    Of several GPUs: accelerate launch -m nsfw_guard.generation PROMPTS --out FOLDER …
+    Of several GPUs: accelerate launch -m nsfw_guard.generation PROMPTS --out FOLDER --exit-zero …
 
-    Exit code 0: clean, 1: something flagged, 2: something could not be done.
+    Exit code 0: clean, 1: something flagged, 2: something could not be done. Launchers take any but 0 for a crash:
+    with --exit-zero, flagged images are none.
     """
     given = _settings(set_ or [], steps)
     if pipeline == DEMO:
@@ -94,7 +100,8 @@ def generate(
     except ImportError as error:
         raise SettingError(f"This needs diffusers: pip install 'nsfw-guard[diffusers]' ({error}).") from error
     from ..guard import NsfwGuard
-    from .launch import processes
+    from .launch import is_launched, processes
+    from .summary import CLEAN, FLAGGED
 
     here = processes()
     pipe, name = _load(pipeline, revision, dtype, device or str(here.device))
@@ -130,8 +137,12 @@ def generate(
             _say(f"error in another process: {generation.summary.failed}")
     if main:
         _show(generation.summary, out, as_json=as_json)
+        if generation.summary.exit_code == FLAGGED and not exit_zero and is_launched():
+            text = "Something was flagged: exit code 1, which the launcher will call a failure. --exit-zero makes it 0."
+            Console(stderr=True).print(Text(text, style="yellow"), soft_wrap=True)
     here.agree()  # a launcher ends all when one ends with 1: not before the summary is said
-    raise typer.Exit(generation.summary.exit_code)
+    code = generation.summary.exit_code
+    raise typer.Exit(CLEAN if exit_zero and code == FLAGGED else code)
 
 
 def _run(generation: Generation, prompts: Path, *, main: bool, bar: bool) -> None:
@@ -155,23 +166,41 @@ def _run(generation: Generation, prompts: Path, *, main: bool, bar: bool) -> Non
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not bar) as progress:
+    bars = Progress(*columns, console=console, transient=True, disable=not bar)
+    with bars as progress, _saying_warnings(console):
         task = progress.add_task("drawing", total=None, rate="", flagged=0)
 
         def on_ready(summary: Summary) -> None:
-            if main:
-                for bad in summary.bad_rows:
-                    console.print(Text(f"bad row: {prompts}, {bad}", style="yellow"), soft_wrap=True)
             several = f" (1 of {summary.processes} processes)" if summary.processes > 1 else ""
             progress.update(task, total=summary.share, description=f"drawing{several}")
 
         flagged = 0
         for made in generation.run(prompts, on_ready=on_ready):
             if made.error is not None:
-                console.print(Text(f"error: {made.id}: {made.error}", style="yellow"), soft_wrap=True)
+                text = f"error: {prompts}, line {made.line}: {made.id}: {made.error}"
+                console.print(Text(text, style="yellow"), soft_wrap=True)
             flagged += made.verdict is not None and made.verdict.flagged
             speed = progress.tasks[0].speed
             progress.update(task, advance=1, flagged=flagged, rate=f"{speed:.2f} images/s" if speed else "")
+
+
+@contextmanager
+def _saying_warnings(console: Console) -> Iterator[None]:
+    """Print what the run warns of, such as bad rows, instead of whatever else is done with warnings."""
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(Text(record.getMessage(), style="yellow"), soft_wrap=True)
+
+    logger, handler = logging.getLogger(__package__), Said(logging.WARNING)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _show(summary: Summary, out: Path, *, as_json: bool) -> None:

@@ -35,6 +35,7 @@ class Made:
         seed: That it was drawn with.
         attempt: Which attempt it is, from 0; higher after ``retry``.
         error: What went wrong.
+        line: Where its row stands among the prompts, from 1; ``None`` for what came from a loop of one's own.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Made:
     seed: int | None
     attempt: int = 0
     error: str | None = None
+    line: int | None = None
 
 
 @dataclass(frozen=True)

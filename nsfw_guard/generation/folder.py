@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audit import AuditError, AuditLog, audit_files, read
+from ..audit_head import headless_logs, missing_logs
 from ..errors import GuardError, SettingError
 from ..files import is_other_name, place_new, sync_folder, write_synced, write_whole
 from .launch import Processes
-from .settings import ERROR, FINAL, QUARANTINE, RETRY
+from .settings import ERROR, FINAL, HEADS, MANIFEST, QUARANTINE, RETRY
 
-MANIFEST = "generation.json"
 SCHEMA = 1
 _TAKEN = "{} is there already, and not of this run; it is not overwritten"
 
@@ -86,7 +86,7 @@ class RunFolder:
     Raises:
         SettingError: There is another run in it, or the settings are others.
         AuditError: Another process writes to it, or a log is not intact.
-        OSError: It cannot be written to.
+        OutputError: It cannot be written to.
     """
 
     def __init__(
@@ -162,8 +162,11 @@ class RunFolder:
                 if path.parent == self.out and not taken:
                     raise OutputError(f"{path} cannot be written: {error}. The same run goes on from here.") from error
                 done[index] = (ERROR, None, why if taken else str(error))
-        for folder in {path.parent for _, path, _ in done if path is not None}:
-            sync_folder(folder)
+        try:
+            for folder in {path.parent for _, path, _ in done if path is not None}:
+                sync_folder(folder)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written to: {error}. The same run goes on from here.") from error
         return [(ERROR if problem else action, path, problem) for action, path, problem in done]
 
     def heads(self) -> list[dict[str, Any]]:
@@ -191,12 +194,19 @@ class RunFolder:
         try:
             if step is not None:
                 step()
-        except (GuardError, OSError) as failed:
+        except GuardError as failed:
             error = failed
+        except OSError as failed:
+            error = OutputError(f"{self.out} cannot be written to: {failed}. The same run goes on from here.")
+            error.__cause__ = failed
         self._processes.agree(error)
 
     def _open(self) -> None:
         first = self._processes.index == 0
+        if gone := missing_logs(self.out):
+            raise AuditError(f"{gone[0]} is gone, with what it said of images; put it back, or name another folder.")
+        if (lost := headless_logs(self.out)) and self._had_heads():
+            raise AuditError(f"The head file of {lost[0]} is gone; put it back, or name another folder.")
         if first:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.quarantine is not None:
@@ -216,6 +226,13 @@ class RunFolder:
         if first:
             self._recover()
 
+    def _had_heads(self) -> bool:
+        """Whether all logs of the run have had head files: since an older version, some may have none."""
+        try:
+            return bool(json.loads((self.out / MANIFEST).read_bytes()).get(HEADS))
+        except (OSError, ValueError, AttributeError):
+            return False
+
     def _read_manifest(self) -> None:
         path = self.out / MANIFEST
         try:
@@ -225,7 +242,7 @@ class RunFolder:
             if any(True for log in audit_files(self.out) for line in read(log) if line.get("event") == "image"):
                 raise SettingError(f"{self.out} has audit logs and no {MANIFEST}; name another folder.") from None
             self.run = secrets.token_hex(8)
-            manifest = {"schema": SCHEMA, "run": self.run, "settings": self._settings}
+            manifest = {"schema": SCHEMA, "run": self.run, "settings": self._settings, HEADS: True}
             write_whole(path, json.dumps(manifest, indent=2).encode() + b"\n")
             return
         except (ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from .folder import RunFolder, is_done
 from .launch import processes
 from .prompts import PromptRow, read_rows
 from .settings import KEEP, REDACT, SKIP
+
+logger = logging.getLogger(__name__)
 
 
 class GuardedFolder:
@@ -133,6 +136,9 @@ class GuardedFolder:
             for one, (action, file, problem) in zip(drawn, committed, strict=True)
         ]
         self._done |= {one.id for one in made if one.error is None}
+        for one in made:
+            if one.error is not None:
+                logger.warning("%s is not saved: %s", one.id, one.error)
         return made
 
     def close(self) -> None:

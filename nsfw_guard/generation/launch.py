@@ -84,6 +84,11 @@ def _end() -> None:
         dist.destroy_process_group()
 
 
+def is_launched() -> bool:
+    """Whether a launcher has started this process, for which any exit code but 0 is a failure; also of one process."""
+    return any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"))
+
+
 _processes: list[Processes] = []
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -56,7 +56,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class BadRow:
-    """What stands in a prompt file and is no row.
+    """What stands in a prompt file and is no row, or a row of which there is no image.
 
     Attributes:
         line: Where, from 1.
@@ -68,6 +68,13 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.problem}"
+
+
+def listed(bad_rows: Sequence[BadRow], most: int) -> list[str]:
+    """Return what the first so many say, and how many more there are."""
+    said = [str(bad) for bad in bad_rows[:most]]
+    more = len(bad_rows) - most
+    return [*said, f"and {more:,} more"] if more > 0 else said
 
 
 class _Refused(ValueError):

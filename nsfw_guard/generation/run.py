@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -21,11 +22,14 @@ from ..guard import NsfwGuard
 from .arguments import CallArguments
 from .entries import Drawn, Entries, Made, picture_of, refuse_no_redaction
 from .folder import RunFolder, is_done, next_attempt
+from .iteration import Iteration
 from .launch import Processes, processes
 from .plan import Job, batches_of, why_changed
-from .prompts import BadRow, PromptRow, read_rows
+from .prompts import BadRow, PromptRow, listed, read_rows
 from .settings import ERROR, KEEP, QUARANTINE, REDACT, RETRY, STOP, OnFlag
 from .summary import Summary
+
+logger = logging.getLogger(__name__)
 
 
 class Generation:
@@ -123,15 +127,18 @@ class Generation:
         prompts: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         on_ready: Callable[[Summary], Any] = lambda summary: None,
-    ) -> Iterator[Made]:
-        """Draw what is not done yet.
+    ) -> Iteration:
+        """Draw what is not done yet, row by row as the result is gone through: ``for made in generation.run(…):``.
+
+        Bad rows are logged as warnings, and are in the summary.
 
         Args:
             prompts: A ``.txt``, ``.jsonl`` or ``.csv`` file, or prompts and mappings; see ``read_rows``.
             on_ready: Called once before the first batch, with the summary as far as it is known.
 
-        Yields:
-            One entry for each row, when its image and its line in the log are on the disk.
+        Returns:
+            An iterator over entries, one for each row, when its image and its line in the log are on the disk. One
+            that nobody goes through draws nothing, and warns.
 
         Raises:
             SettingError: No prompts, bad rows with ``strict``, or the folder holds another run.
@@ -139,6 +146,11 @@ class Generation:
             OutputError: The folder cannot be written to; what is there stays, and the next run goes on.
             GuardError: Another process of the same launch has failed.
         """
+        return Iteration(self._run(prompts, on_ready))
+
+    def _run(
+        self, prompts: str | Path | Iterable[str | Mapping[str, Any]], on_ready: Callable[[Summary], Any]
+    ) -> Generator[Made, None, None]:
         self._entries = self._make_entries()  # the guard may have been set otherwise since
         self._decides = self._how_it_decides()
         group = processes()
@@ -146,7 +158,7 @@ class Generation:
         rows, summary.bad_rows = read_rows(prompts, seed=self._seed, num_images=self._num_images)
         rows = self._good(rows, lambda row: self._call.problem(row))
         if self._strict and summary.bad_rows:
-            raise SettingError(f"{len(summary.bad_rows)} bad rows: " + "; ".join(map(str, summary.bad_rows[:10])))
+            raise SettingError(f"{len(summary.bad_rows)} bad rows: " + "; ".join(listed(summary.bad_rows, 10)))
         folder = RunFolder(self.out, quarantine=self._quarantine, settings=self.settings, processes=group)
         attachment = self.pipe._nsfw_guard
         settings_before = attachment.settings
@@ -162,6 +174,9 @@ class Generation:
             left = [some for batch in batches if (some := [row for row in batch if row.id not in done])]
             mine = left[group.index :: group.count]
             summary.share = sum(map(len, mine))
+            where = str(prompts) if isinstance(prompts, (str, Path)) else "prompts"
+            for bad in listed(summary.bad_rows, 20) if group.index == 0 else ():
+                logger.warning("bad row: %s, %s", where, bad)
             attachment.settings = replace(settings_before, on_verdicts=self._catch(settings_before.on_verdicts))
             on_ready(summary)
             for batch in mine:
@@ -180,7 +195,7 @@ class Generation:
             folder.close()
             self._add_up(group, folder)
 
-    def _batch(self, jobs: list[Job], folder: RunFolder) -> Iterator[Made]:
+    def _batch(self, jobs: list[Job], folder: RunFolder) -> Generator[Made, None, None]:
         """Draw a batch, and again what is to be; yield what became of each row."""
         while jobs:
             drawn = self._draw_apart(jobs)
@@ -193,7 +208,9 @@ class Generation:
                     again.append(replace(job, attempt=job.attempt + 1))
                     continue
                 error = problem or (one.error and f"{one.error[0]}: {one.error[1]}")
-                made.append(Made(one.id, action, file, one.verdict, one.seed, one.attempt, error))
+                made.append(Made(one.id, action, file, one.verdict, one.seed, one.attempt, error, job.row.line))
+                if error:
+                    self.summary.errors.append(BadRow(job.row.line, f"{one.id}: {error}"))
             if any(one.action == STOP for one in made):
                 folder.stop_file.touch()
             yield from made
@@ -286,11 +303,15 @@ class Generation:
         """Make the summary that of all processes, when the last of them has ended."""
         summary = self.summary
         try:
-            found = group.gather((summary.counts, summary.failed))
-            summary.counts = sum((counts for counts, _ in found), Counter())
-            summary.failed = next((failed for _, failed in found if failed is not None), None)
+            found = group.gather((summary.counts, summary.failed, summary.errors))
+            summary.counts = sum((counts for counts, _, _ in found), Counter())
+            summary.failed = next((failed for _, failed, _ in found if failed is not None), None)
+            summary.errors = sorted((one for _, _, errors in found for one in errors), key=lambda bad: bad.line)
             if group.index == 0:
                 folder.stop_file.unlink(missing_ok=True)
+                if summary.errors:
+                    rows = "1 row" if len(summary.errors) == 1 else f"{len(summary.errors)} rows"
+                    logger.warning("%s not drawn; the summary's errors say why", rows)
             summary.audit = folder.heads()
         except (GuardError, OSError) as error:
             if summary.failed is None:  # else that is on its way already

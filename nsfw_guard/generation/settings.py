@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ..errors import SettingError
 
+# What a run is, in its folder; and the name under which it says that its logs have had head files from the beginning.
+MANIFEST = "generation.json"
+HEADS = "heads"
 RETRIES = 3
 PROMPT_IN_FILE = ("never", "unflagged", "all")
 # What can become of an image, in the log and in the summary.

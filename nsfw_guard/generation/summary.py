@@ -30,6 +30,7 @@ class Summary:
         share: Left to this process at the start.
         counts: Action → images, over all runs; ``"retry"`` → images of this run that were drawn again.
         bad_rows: What was no row.
+        errors: Rows that this run could not draw or write, and why.
         seconds: From the first batch to the end.
         processes: That shared the work.
         failed: What ended the run early; ``None`` if it came to its end.
@@ -41,6 +42,7 @@ class Summary:
     share: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bad_rows: list[BadRow] = field(default_factory=list)
+    errors: list[BadRow] = field(default_factory=list)
     seconds: float = 0.0
     processes: int = 1
     failed: str | None = None
@@ -78,6 +80,7 @@ class Summary:
             "flagged": self.flagged,
             "pending": self.pending,
             "bad_rows": [{"line": bad.line, "problem": bad.problem} for bad in self.bad_rows],
+            "errors": [{"line": bad.line, "problem": bad.problem} for bad in self.errors],
             "seconds": round(self.seconds, 3),
             "processes": self.processes,
             "failed": self.failed,
