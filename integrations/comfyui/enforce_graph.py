@@ -1,0 +1,250 @@
+"""Puts guards into a graph: behind what makes pictures, around cut latents, and before what saves or shows something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsfw_guard.errors import GuardError
+
+from . import enforce_types as table
+from .enforce_types import Kind, kind_of
+
+AT_SOURCE, AT_OUTPUT, UNCUT = "NSFWG_EnforcedSource", "NSFWG_Enforced", "NSFWG_EnforcedUncut"
+ALLOW = "NSFW_GUARD_ALLOW"
+_OWN = (AT_SOURCE, AT_OUTPUT, UNCUT)
+Link = list[Any]
+
+
+class GraphRefused(GuardError):
+    """A graph that cannot be guarded, with a reason that its author may read.
+
+    Attributes:
+        node: The node that it is about.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
+def guarded_graph(prompt: Any, allowed: frozenset[str]) -> dict[str, Any]:
+    """Return a prompt with its guards; one that was guarded before gets the same again.
+
+    Args:
+        prompt: Nodes by id, as ``POST /prompt`` takes them; never written to.
+        allowed: The classes of nodes, or single inputs as ``Class.input``, that may be given what cannot be looked at.
+
+    Raises:
+        GraphRefused: It shows what cannot be looked at.
+    """
+    graph = _Graph(prompt, allowed)
+    return graph.guarded()
+
+
+def guarded_expansion(
+    graph: Mapping[str, Any], results: Sequence[Any] | None, allowed: frozenset[str]
+) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
+    """Guard what a node puts in its place while it runs: its graph, and what its own outputs become.
+
+    What comes from outside of the graph is taken for new.
+    """
+    inner = _Graph(graph, allowed, closed=False)
+    nodes = inner.guarded()
+    if results is None:
+        return nodes, None
+    links = [link_in(value) for value in results]
+    made = tuple(
+        value if link is None else inner.at_source(inner.behind_guards(link))
+        for value, link in zip(results, links, strict=True)
+    )
+    return {**nodes, **inner.added}, made
+
+
+def link_in(value: Any) -> Link | None:
+    """A link as ComfyUI will read it, out of the wrapping that it takes off later."""
+    while isinstance(value, dict) and "__value__" in value:
+        value = value["__value__"]
+    linked = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return list(value) if linked and isinstance(value[1], (int, float)) else None
+
+
+class _Graph:
+    def __init__(self, prompt: Any, allowed: frozenset[str], *, closed: bool = True) -> None:
+        self.allowed, self.closed = allowed, closed
+        self.added: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
+        for key, node in prompt.items():
+            kept = {name: value for name, value in node.items() if name != "is_changed"}  # a client's word on the cache
+            self.given[key] = {**kept, "inputs": dict(node.get("inputs", {}))}
+        self.kinds = {key: kind_of(node["class_type"]) for key, node in self.given.items()}
+        # Guards that came with it, from the history or from somebody who wants to be taken for guarded.
+        self.nodes = {key: node for key, node in self.given.items() if node["class_type"] not in _OWN}
+        for key, node in self.nodes.items():
+            for name, value in node["inputs"].items():
+                link = link_in(value)
+                if link is not None and link[0] in self.given and link[0] not in self.nodes:
+                    node["inputs"][name] = self.behind_guards(link)
+        self.links = {
+            key: {name: link for name, value in node["inputs"].items() if (link := link_in(value)) is not None}
+            for key, node in self.nodes.items()
+        }
+
+    def behind_guards(self, link: Link) -> Link:
+        """What a link leads to when the guards that came with the graph are taken out."""
+        seen = set()
+        while link[0] in self.given and self.given[link[0]]["class_type"] in _OWN:
+            inner = link_in(self.given[link[0]]["inputs"].get("value"))
+            if inner is None or link[0] in seen:
+                raise GraphRefused(link[0], f"node {link[0]!r} is a guard of this server, and guards nothing; remove it")
+            seen.add(link[0])
+            link = inner
+        return link
+
+    def guarded(self) -> dict[str, Any]:
+        made = {key: {**node, "inputs": dict(node["inputs"])} for key, node in self.nodes.items()}
+        for key, links in self.links.items():
+            shows = self.kinds[key].shows
+            if shows:
+                self._refuse_own_pictures(key)
+            for name, link in links.items():
+                if shows and self.closed and link[0] not in self.nodes:
+                    raise GraphRefused(key, f"node {key!r} links to {link[0]!r}, which is not in the prompt")
+                into = self.kinds[key].inputs.get(name)
+                if not self.closed and link[0] not in self.nodes and not shows and self._takes_none(key, into):
+                    continue
+                guarded = self.at_source(link)
+                if shows:
+                    guarded = self._at_output(key, name, link, guarded)
+                if guarded != link:
+                    made[key]["inputs"][name] = guarded
+        return {**made, **self.added}
+
+    def at_source(self, link: Link) -> Link:
+        """The link to a guard behind an output, or the very same if nothing new can come out there."""
+        types = self.types_of(link)
+        if not (self.is_source(link[0]) and table.may_hold_pictures(types)):
+            return link
+        key, index = link
+        value = link
+        for number, latent in enumerate(self.uncut(key)):
+            inputs = {"value": value, "latent": latent, "vae": self._vae_for(key, latent)}
+            value = self._add(f"{key}_nsfw_uncut_{index}_{number}", UNCUT, inputs)
+        return self._add(f"{key}_nsfw_source_{index}", AT_SOURCE, {"value": value})
+
+    def is_source(self, key: str) -> bool:
+        """Whether a node may put out a picture that it was not given: nobody but core is trusted to change some only."""
+        if key not in self.nodes:
+            return True
+        kind = self.kinds[key]
+        if not kind.core or kind.remote:
+            return True
+        given = self._linked_types(key)
+        return table.makes_pictures(given) or not table.may_hold_pictures(given)
+
+    def types_of(self, link: Link, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        """The types that may come out of a link; those of core's switches are what goes into them."""
+        key, index = link
+        kind = self.kinds.get(key) if key in self.nodes else None
+        if kind is None or not isinstance(index, int) or key in seen:
+            return frozenset({table.ANYTHING})
+        try:
+            types = kind.outputs[index]
+        except IndexError:
+            return frozenset({table.ANYTHING})
+        if kind.core and types & table.LATENT_WAYS & table.PICTURES and self.links[key]:
+            return self._linked_types(key, seen | {key})
+        return types
+
+    def _linked_types(self, key: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        return frozenset().union(*(self.types_of(link, seen) for link in self.links[key].values()))
+
+    def uncut(self, key: str) -> list[Link]:
+        """The latents on the way to a node, as they were before something cut, turned or mixed them."""
+        found: list[Link] = []
+        seen, left = {key}, [key]
+        while left:
+            at = left.pop()
+            ways = self._latents_into(at)
+            if at != key and not self._keeps_whole(at):
+                found += [link for link in ways if link not in found and not self._is_empty(link)]
+            for link in ways:
+                if link[0] in self.nodes and link[0] not in seen:
+                    seen.add(link[0])
+                    left.append(link[0])
+        return found
+
+    def _latents_into(self, key: str) -> list[Link]:
+        return [link for link in self.links[key].values() if self.types_of(link) & table.LATENT_WAYS]
+
+    def _keeps_whole(self, key: str) -> bool:
+        kind = self.kinds[key]
+        return (kind.core and kind.name in table.WHOLE) or table.samples(self._linked_types(key))
+
+    def _is_empty(self, link: Link) -> bool:
+        """Whether a latent holds no picture that was not looked at before; a switch holds what goes into it."""
+        if link[0] not in self.nodes:
+            return False
+        kind = self.kinds[link[0]]
+        return kind.core and kind.name in table.EMPTY
+
+    def _vae_for(self, key: str, latent: Link) -> Link:
+        vaes = [link for link in self.links[key].values() if "VAE" in self.types_of(link)]
+        if not vaes:
+            raise GraphRefused(
+                key,
+                f"{self._named(key)} shows a latent after something has cut, turned or mixed it, behind "
+                f"{self._named(latent[0])}, and no VAE is linked to it with which to look at the whole. Link the latent "
+                "as it was, or decode with VAE Decode",
+            )
+        return vaes[0]
+
+    def _at_output(self, key: str, name: str, link: Link, guarded: Link) -> Link:
+        kind, types = self.kinds[key], self.types_of(link)
+        passes = table.PASSES.get(kind.name, {}).get(name.split(".")[0], frozenset()) if kind.core else frozenset()
+        if types <= passes:
+            return guarded
+        allowed = not self.allowed.isdisjoint({kind.name, f"{kind.name}.{name}"})
+        unseen = types <= table.OPAQUE | table.DRAWN | {table.LATENT}
+        if allowed:
+            return guarded if unseen else self._add(f"{key}_nsfw_guard_{name}", AT_SOURCE, {"value": guarded})
+        if unseen and kind.known:
+            raise GraphRefused(
+                key,
+                f"{self._named(key)} saves or shows what is linked to {name!r}, and {self._said(types)} cannot be looked "
+                f"at. Unlink it, or ask the operator to set {ALLOW}={kind.name}.{name}",
+            )
+        return self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": guarded})
+
+    def _refuse_own_pictures(self, key: str) -> None:
+        """Refuse what shows pictures, or drawn things, that it has made itself: nobody can look before that."""
+        kind = self.kinds[key]
+        if not kind.known or kind.name in self.allowed or (kind.core and not kind.remote):
+            return
+        given = self._linked_types(key)
+        makes = kind.remote or (
+            not table.may_hold_pictures(given) and any(table.may_hold_pictures(types) for types in kind.outputs)
+        )
+        if makes:
+            raise GraphRefused(
+                key,
+                f"{self._named(key)} makes pictures and saves or shows them itself, before they can be looked at. Take "
+                f"another node, or ask the operator to set {ALLOW}={kind.name}",
+            )
+
+    def _takes_none(self, key: str, into: frozenset[str] | None) -> bool:
+        return bool(self.kinds[key].core and into and not table.may_hold_pictures(into))
+
+    def _named(self, key: str) -> str:
+        kind = self.kinds.get(key)
+        return f"node {key!r} ({kind.name})" if kind else f"node {key!r}"
+
+    def _said(self, types: frozenset[str]) -> str:
+        return f"a {' or '.join(sorted(types))}"
+
+    def _add(self, key: str, class_type: str, inputs: dict[str, Any]) -> Link:
+        added = {"class_type": class_type, "inputs": inputs}
+        while key in self.nodes or self.added.get(key, added) != added:
+            key += "_"
+        self.added[key] = added
+        return [key, 0]
