@@ -293,6 +293,8 @@ class Host:
         self.models = base / "models" / "nsfw_guard"
         self.output = base / "output"
         self.output.mkdir(parents=True)
+        self.temp = base / "temp"
+        self.temp.mkdir()
         self.progress: list[tuple[Any, int, int]] = []
         self.loads: list[tuple[list[Any], float]] = []
         self.interrupt_at: int | None = None
@@ -329,7 +331,7 @@ class Host:
         schema = node.define_schema()
         given = {name: None if isinstance(value, Later) else value for name, value in inputs.items()}
         with torch.inference_mode():
-            if "check_lazy_status" in vars(self.nodes[node_id]):
+            if node.check_lazy_status.__func__ is not ComfyNode.check_lazy_status.__func__:
                 for name in node.check_lazy_status(**_nested(schema, given, pairs=True)):
                     if not isinstance(inputs.get(name), Later):
                         raise ValueError(f"{node_id} says it needs input {name}, but there is no input")
@@ -355,9 +357,11 @@ def _nested(schema: Schema, given: dict[str, Any], *, pairs: bool = False) -> di
         if option is None:
             continue
         flat = {one.id: one.id, **{sub.id: f"{one.id}.{sub.id}" for sub in option.inputs}}
-        if missing := [path for path in flat.values() if path not in given]:
+        needed = [f"{one.id}.{sub.id}" for sub in option.inputs if not sub.optional]
+        if missing := [path for path in needed if path not in given]:
             raise ValueError(f"Required input is missing: {missing}")
-        arguments[one.id] = {name: (given[path], path) if pairs else given[path] for name, path in flat.items()}
+        # What is left out is None.
+        arguments[one.id] = {name: (given.get(path), path) if pairs else given.get(path) for name, path in flat.items()}
     return arguments
 
 
@@ -472,6 +476,9 @@ def _folder_paths(host: Host) -> dict[str, Any]:
     def get_output_directory():
         return str(host.output)
 
+    def get_temp_directory():
+        return str(host.temp)
+
     def get_save_image_path(filename_prefix, output_dir, image_width=0, image_height=0):
         prefix = Path(filename_prefix.replace("%width%", str(image_width)).replace("%height%", str(image_height)))
         folder = Path(output_dir, prefix.parent)
@@ -482,7 +489,7 @@ def _folder_paths(host: Host) -> dict[str, Any]:
         return str(folder), prefix.name, counter, subfolder, filename_prefix
 
     listing = (add_model_folder_path, get_folder_paths, get_filename_list, get_full_path)
-    functions = (*listing, get_output_directory, get_save_image_path)
+    functions = (*listing, get_output_directory, get_temp_directory, get_save_image_path)
     data = {"models_dir": str(host.base / "models"), "folder_names_and_paths": folders}
     return {**data, **{function.__name__: function for function in functions}}
 

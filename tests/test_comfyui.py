@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -150,15 +151,8 @@ def same(one, other):
 # --- Schemas ---------------------------------------------------------------------------------------------------------
 
 SHOWN = ["LoadClassifier", "Policy", "Guard", "Classify", "Censor", "Split", "Gate", "Video", "SaveImage"]
-CATEGORIES = {
-    "image",
-    "image/detection",
-    "image/filters",
-    "image/safety",
-    "model/loaders",
-    "utilities/logic",
-    "video",
-}
+SHOWN += ["PreviewImage"]
+CATEGORIES = {"image/safety", "video"}
 
 
 def test_the_pack_has_these_nodes(bare):
@@ -365,7 +359,7 @@ def test_the_report_tells_what_became_of_an_image(comfy, name):
     output = guard(comfy, pictures(SAFE, UNSAFE), action)
     told = [(verdict["redacted"], verdict["verified"]) for verdict in verdicts(output)]
     assert told == [(None, None), (became, verified)]
-    assert became is None or output.ui["text"][0].endswith(f">= 0.50  {became}")
+    assert became is None or f">= 0.50  {became}\n" in output.ui["text"][0]
 
 
 def test_a_replacement_that_is_flagged_itself_is_not_shown(comfy, caplog):
@@ -495,7 +489,9 @@ SCORED_NODES = {
     "NSFWG_Guard": lambda images: {"image": images, **BALANCED, **BLUR},
     "NSFWG_Classify": lambda images: {"image": images},
     "NSFWG_SaveImage": lambda images: {"images": images, "filename_prefix": "x", **BALANCED, **BLUR},
+    "NSFWG_PreviewImage": lambda images: {"images": images, **BALANCED, **BLUR},
 }
+WRITING = ["NSFWG_SaveImage", "NSFWG_PreviewImage"]
 
 
 @pytest.mark.parametrize("node", SCORED_NODES)
@@ -563,6 +559,29 @@ def test_settings_that_make_no_sense_are_refused(comfy, name):
 def test_an_action_of_another_type_is_refused(comfy, key):
     with pytest.raises(SettingError, match="action is .*; expected one of blur, pixelate"):
         comfy.prepared("NSFWG_Guard").execute(pictures(UNSAFE), {"sensitivity": "balanced"}, key)
+
+
+BARE_ACTIONS = {
+    "blur": Redaction("blur", cells=16),
+    "pixelate": Redaction("pixelate", cells=16),
+    "fill": Redaction("fill"),
+    "replace": Redaction("replace", image=torch.full((3, 8, 8), 0.5), fit="cover"),
+    "detect only": Redaction("none"),
+}
+
+
+@pytest.mark.parametrize("action", BARE_ACTIONS)
+def test_an_api_prompt_may_leave_out_what_belongs_to_an_action(comfy, action):
+    images = pictures(SAFE, UNSAFE)
+    given = {"action": action, "replacement": Later(lambda: torch.full((1, 8, 8, 3), 0.5))}
+    shown = guard(comfy, images, given)[0]
+    assert torch.allclose(shown, guarded_by_the_core(images, BARE_ACTIONS[action]), atol=1e-6)
+
+
+def test_an_api_prompt_may_block_without_a_message(comfy):
+    held = guard(comfy, pictures(UNSAFE), {"action": "block"})[0]
+    assert isinstance(held, ExecutionBlocker)
+    assert held.message is None
 
 
 def test_a_preset_that_the_card_lacks(comfy):
@@ -692,7 +711,7 @@ def test_an_interrupt_comes_through_between_two_chunks(comfy, scored):
     assert scored == [16, 16, 8]  # what was looked at by then is remembered
 
 
-@pytest.mark.parametrize("node", ["NSFWG_Guard", "NSFWG_SaveImage"])
+@pytest.mark.parametrize("node", ["NSFWG_Guard", *WRITING])
 def test_a_classifier_that_fails_lets_nothing_out(comfy, monkeypatch, node):
     forward, calls = Classifier.forward, []
 
@@ -706,7 +725,7 @@ def test_a_classifier_that_fails_lets_nothing_out(comfy, monkeypatch, node):
     inputs = SCORED_NODES[node](pictures(*MANY, size=64))
     with pytest.raises(RuntimeError, match="the device is gone"):
         comfy.run(node, inputs)
-    assert not list(comfy.output.iterdir())
+    assert not [*comfy.output.iterdir(), *comfy.temp.iterdir()]
     assert flags(comfy.run(node, inputs))[-2:] == [True, True]
 
 
@@ -727,14 +746,14 @@ def lazily(host, node, scene, inputs):
     given = {"image": images}
     if node == "NSFWG_Video":
         given = {"video": video(images)}
-    elif node == "NSFWG_SaveImage":
+    elif node in WRITING:
         given = {"images": images, "filename_prefix": "x"}
     elif node == "NSFWG_Censor":
         given["scores"] = classify(host, images)
     return host.run(node, {**given, **BALANCED, **inputs})
 
 
-LAZY = ["NSFWG_Guard", "NSFWG_Censor", "NSFWG_SaveImage", "NSFWG_Video"]
+LAZY = ["NSFWG_Guard", "NSFWG_Censor", *WRITING, "NSFWG_Video"]
 
 
 @pytest.mark.parametrize("node", LAZY)
@@ -748,8 +767,7 @@ def test_the_replacement_is_made_only_when_it_is_needed(comfy, node, action, sce
         lazily(comfy, node, scene, {**action, "replacement": later})
     except SettingError:
         assert action == {"action": "hide"}
-    # Which frames of a video are flagged is known only when all are decoded.
-    assert later.made is (made or (node == "NSFWG_Video" and action is REPLACE))
+    assert later.made is made
 
 
 @pytest.mark.parametrize("node", LAZY)
@@ -800,18 +818,19 @@ def test_where_a_mask_says_what_is_redacted_nothing_is_verified(comfy, mask):
     images = pictures(SAFE, UNSAFE)
     output = censor(comfy, images, classify(comfy, images), {**BLUR, "mask": mask})
     assert [verdict["verified"] for verdict in verdicts(output)] == [None, False]
-    assert output.ui["text"][0].endswith("  blur, 8 cells, not verified")
+    assert "  blur, 8 cells, not verified\n" in output.ui["text"][0]
     weight = mask.reshape(128, 128, 1)
     wanted = guarded_by_the_core(images)[1] * weight + images[1] * (1 - weight)
     assert torch.allclose(output[0][1], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_censor_verifies_by_the_classifier_that_classified(comfy, linked):
+def test_censor_verifies_by_the_classifier_that_classified(comfy, linked, monkeypatch):
     images, name = pictures(SAFE, UNSAFE), "zebra/model.safetensors"
     install(comfy.models / "zebra")
     given = {"checkpoint": name, "precision": "float32", "device": "cpu"}
     chosen = {"classifier": comfy.run("NSFWG_LoadClassifier", given)[0]} if linked else {}
+    monkeypatch.setenv("NSFW_GUARD_MODEL", "shapes/model.safetensors")
     scores = comfy.run("NSFWG_Classify", {"image": images, **chosen})[0]
     scores = pickle.loads(pickle.dumps(scores))
     wanted = (name, "cpu", "float32") if linked else ("shapes/model.safetensors", "auto", "auto")
@@ -819,8 +838,9 @@ def test_censor_verifies_by_the_classifier_that_classified(comfy, linked):
     output = censor(comfy, images, scores)
     assert verdicts(output)[1]["verified"] is True
     assert flagged_again(output[0]) == [False, False]
+    one = classify(comfy, images[:1])
     shutil.rmtree(comfy.models / wanted[0].split("/")[0])
-    assert same(censor(comfy, images[:1], classify(comfy, images[:1]))[0], images[:1])  # nothing to be looked at again
+    assert same(censor(comfy, images[:1], one)[0], images[:1])  # nothing to be looked at again
     with pytest.raises(CheckpointError):
         censor(comfy, images, scores)
 
@@ -838,6 +858,51 @@ def test_a_mask_of_another_size_is_refused(comfy, shape):
     images = pictures(SAFE, UNSAFE)
     with pytest.raises(ImageError, match=r"The mask has the shape .*; expected \[H, W\] = \[128, 128\], one mask, or"):
         censor(comfy, images, classify(comfy, images), {**BLUR, "mask": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(1, 64, 64), torch.zeros(3, 128, 128), "none"], ids=str)
+@pytest.mark.parametrize(
+    ("scene", "action"),
+    [(SAFE, BLUR), (SAFE, REPLACE), (UNSAFE, {"action": "detect only"}), (UNSAFE, {"action": "block"})],
+)
+def test_a_mask_that_is_not_needed_stops_nothing(comfy, mask, scene, action):
+    images = pictures(scene)
+    output = censor(comfy, images, classify(comfy, images), {**action, "mask": mask})
+    assert flags(output) == [scene == UNSAFE]
+    assert output[0] is images or action == {"action": "block"}
+
+
+@pytest.mark.parametrize(
+    ("scene", "action", "made"),
+    [(UNSAFE, BLUR, True), (UNSAFE, BLACK, True), (SAFE, BLUR, False), (UNSAFE, {"action": "detect only"}, False)],
+)
+def test_a_mask_is_made_only_when_it_is_needed(comfy, scene, action, made):
+    images, later = pictures(scene), Later(lambda: torch.ones(128, 128))
+    output = censor(comfy, images, classify(comfy, images), {**action, "mask": later})
+    assert later.made is made
+    assert (output[0] is images) is not made
+
+
+def test_a_mask_that_is_none_is_refused_where_it_is_needed(comfy):
+    images = pictures(UNSAFE)
+    with pytest.raises(ImageError, match="The mask is a list; expected a MASK"):
+        censor(comfy, images, classify(comfy, images), {**BLUR, "mask": [[1]]})
+
+
+def test_a_mask_of_true_and_false(comfy):
+    images = pictures(UNSAFE)
+    scores = classify(comfy, images)
+    for mask in (half_mask(128, 128), torch.ones(128, 128)):
+        wanted = censor(comfy, images, scores, {**BLACK, "mask": mask})[0]
+        assert same(censor(comfy, images, scores, {**BLACK, "mask": mask.bool()})[0], wanted)
+
+
+def test_images_of_true_and_false_are_looked_at(comfy):
+    images = pictures(UNSAFE, SAFE)[..., 1:2] > 0.5
+    output = guard(comfy, images)
+    assert flags(output) == [True, False]
+    assert torch.allclose(output[0], guarded_by_the_core(images.float()), atol=1e-6)
+    assert guard(comfy, images[1:])[0].dtype == torch.bool
 
 
 def test_scores_hold_for_the_same_images_at_another_size(comfy):
@@ -990,6 +1055,26 @@ def test_frames_of_a_video(comfy, settings, black, seen):
     assert report["frames"] == 12
     assert report["redacted_seconds"] == ([[black[0] / 4, (black[-1] + 1) / 4]] if black else [])
     assert len(report["verdicts"]) == len(report["seen_frames"]) == seen
+
+
+def test_the_report_of_a_video_counts_frames_and_not_looks(comfy):
+    unsafe = [20, 21, 22, 23, 24, 40]
+    frames = pictures(*[UNSAFE if index in unsafe else SAFE for index in range(60)], size=64)
+    output = guard_video(comfy, video(frames), {**BLACK, "min_run": 1, "every": 4})
+    report = json.loads(output[2])
+    seen = report["seen_frames"]
+    assert [verdict["index"] for verdict in report["verdicts"]] == seen
+    assert report["flagged_indices"] == [index for index in unsafe if index in seen]
+    assert [verdict["index"] for verdict in report["verdicts"] if verdict["redacted"]] == report["flagged_indices"]
+    head, *lines = output.ui["text"][0].split("\n")
+    count = len(report["flagged_indices"])
+    assert head == f"60 frames, {len(seen)} looked at: {count} FLAGGED, fill"
+    assert lines[:2] == ["5.00 to 6.25 s: fill", "10.00 to 10.25 s: fill"]
+    assert {int(line.split(":")[0]) for line in lines if "FLAGGED" in line} <= set(unsafe)
+    assert f"\n{count}: " not in "\n".join(lines)
+    every = json.loads(guard_video(comfy, video(frames[:3]))[2])
+    assert every["seen_frames"] == [0, 1, 2]
+    assert guard_video(comfy, video(frames[:3])).ui["text"][0].startswith("3 frames: none flagged\n")
 
 
 def test_what_is_not_pictures_of_a_video_is_kept(comfy):
@@ -1210,6 +1295,62 @@ def test_blocked_images_are_not_saved(comfy, scenes):
     assert flags(output) == [scene == UNSAFE for scene in scenes]
 
 
+def written(host, node, images, inputs=BLUR):
+    """The output of a node that writes, and the pixels of its files."""
+    output = host.run(node, {"images": images, "filename_prefix": "x%batch_num%", **BALANCED, **inputs}, prompt=PROMPT)
+    root = {"output": host.output, "temp": host.temp}
+    files = [root[one["type"]] / one["subfolder"] / one["filename"] for one in output.ui["images"]]
+    assert sorted([*saved(host), *host.temp.iterdir()]) == sorted(files)
+    return output, [opened(file)[0] for file in files]
+
+
+@pytest.mark.parametrize("node", WRITING)
+def test_what_is_written_is_handed_on(comfy, node):
+    images = pictures(SAFE, UNSAFE)
+    output, files = written(comfy, node, images)
+    shown, flagged, report = output.args
+    assert torch.allclose(shown, guarded_by_the_core(images), atol=1e-6)
+    for one, file in zip(shown, files, strict=True):
+        assert np.array_equal(np.clip(one.numpy() * 255.0, 0, 255).astype(np.uint8), file)
+    assert flagged is True
+    assert (report,) == output.ui["nsfw_guard"]
+    assert comfy.run(node, {"images": images[:1], "filename_prefix": "y", **BALANCED, **BLUR})[1] is False
+
+
+@pytest.mark.parametrize("node", WRITING)
+@pytest.mark.parametrize("message", ["", "not here"])
+def test_what_is_not_written_is_not_handed_on(comfy, node, message):
+    block = {"action": "block", "action.message": message}
+    images = pictures(UNSAFE, SAFE, UNSAFE, SAFE)
+    output, files = written(comfy, node, images, block)
+    assert same(output[0], images[[1, 3]])
+    assert output[1] is True
+    assert len(files) == 2
+    output = comfy.run(node, {"images": images[:1], "filename_prefix": "y", **BALANCED, **block})
+    assert isinstance(output[0], ExecutionBlocker)
+    assert output[0].message == (message or None)
+
+
+def test_batch_num_is_the_place_in_the_batch(comfy):
+    output, _ = written(comfy, "NSFWG_SaveImage", pictures(UNSAFE, SAFE, UNSAFE, SAFE), {"action": "block"})
+    assert [one["filename"] for one in output.ui["images"]] == ["x1_00001_.png", "x3_00002_.png"]
+
+
+def test_a_preview_is_written_to_the_temp_folder_alone(comfy):
+    output, (safe, unsafe) = written(comfy, "NSFWG_PreviewImage", pictures(SAFE, UNSAFE))
+    assert {one["type"] for one in output.ui["images"]} == {"temp"}
+    assert saved(comfy) == []
+    assert np.array_equal(safe, (pictures(SAFE)[0].numpy() * 255).astype(np.uint8))
+    assert flagged_again(torch.tensor(unsafe)[None] / 255) == [False]
+    texts = [opened(file)[2] for file in sorted(comfy.temp.iterdir())]
+    assert [("prompt" in text, json.loads(text["nsfw_guard"])["flagged"]) for text in texts] == [
+        (True, False),
+        (False, True),
+    ]
+    again = comfy.run("NSFWG_PreviewImage", {"images": pictures(SAFE), **BALANCED, **BLUR}).ui["images"]
+    assert again[0]["filename"].split("_0")[0] not in [one["filename"].split("_0")[0] for one in output.ui["images"]]
+
+
 @pytest.mark.parametrize("what", ["PIL.ImageFile._save", "PIL.Image.Image.save", "os.replace"])
 def test_nothing_half_written_is_left(comfy, monkeypatch, what):
     finished = []
@@ -1333,6 +1474,66 @@ def test_a_file_that_cannot_be_trusted_is_refused(comfy, damage):
         guard(comfy, pictures(SAFE))
 
 
+LABELS = {"0": "empty", "1": "circle", "2": "square", "3": "cross", "4": "heart", "5": "wedge"}
+
+
+def unknown_labels(host, folder, card):
+    (folder / card).unlink()
+    config = folder / ("config.json" if card == "nsfw_guard.toml" else "one.json")
+    table = json.loads(config.read_text())
+    table |= {"id2label": LABELS, "label2id": {name: int(key) for key, name in LABELS.items()}}
+    config.write_text(json.dumps(table))
+
+
+def broken_card(host, folder, card):
+    (folder / card).write_text("[levels", encoding="utf-8")
+
+
+def broken_config(host, folder, card):
+    (folder / ("config.json" if card == "nsfw_guard.toml" else "one.json")).write_text("{", encoding="utf-8")
+
+
+def broken_weights(host, folder, card):
+    (folder / ("model.safetensors" if card == "nsfw_guard.toml" else "one.safetensors")).write_bytes(b"no")
+
+
+SAID = {
+    unknown_labels: ["{weights} has the labels", "in a file {card} beside the weights"],
+    broken_card: ["models/nsfw_guard/{below}{card} is not valid TOML"],
+    broken_config: ["models/nsfw_guard/{below}{config} cannot be read"],
+    broken_weights: ["models/nsfw_guard/{below}{file} is not a readable safetensors file"],
+}
+
+
+@pytest.mark.parametrize("layout", ["folder", "single", "single, plain names", "link"])
+@pytest.mark.parametrize("damage", SAID)
+def test_an_error_names_the_users_own_files_and_no_folder_of_the_server(comfy, damage, layout, tmp_path):
+    words = {"below": "shapes/", "file": "model.safetensors", "config": "config.json", "card": "nsfw_guard.toml"}
+    words["weights"] = "models/nsfw_guard/shapes"
+    name, folder = "shapes/model.safetensors", comfy.models / "shapes"
+    if layout.startswith("single"):
+        name, folder = single(comfy, "one"), comfy.models
+        words = {"below": "", "file": name, "config": "one.json", "card": "one.toml"}
+        words["weights"] = "models/nsfw_guard/one.safetensors"
+        if layout.endswith("names") and damage in (broken_card, broken_config):
+            old, new = ("one.toml", "nsfw_guard.toml") if damage is broken_card else ("one.json", "config.json")
+            damage(comfy, folder, words["card"])
+            (folder / old).rename(folder / new)
+            words["card" if damage is broken_card else "config"] = new
+    elif layout == "link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.rename(tmp_path / "elsewhere" / "shapes")
+        folder.symlink_to(tmp_path / "elsewhere" / "shapes")
+    if not (layout.endswith("names") and damage in (broken_card, broken_config)):
+        damage(comfy, folder, words["card"])
+    with pytest.raises(GuardError) as caught:
+        loaded(comfy, name)
+    for said in SAID[damage]:
+        assert said.format(**words) in str(caught.value)
+    for place in (str(tmp_path), tempfile.gettempdir(), "/tmp"):
+        assert place not in str(caught.value)
+
+
 def test_a_checkpoint_removed_after_it_was_listed(comfy):
     name = single(comfy)
     assert name in offered(comfy)
@@ -1349,12 +1550,14 @@ def test_a_checkpoint_removed_after_it_was_loaded(comfy):
 
 
 @pytest.mark.parametrize("node", [*SCORED_NODES, "NSFWG_Video"])
-def test_without_a_checkpoint_the_error_says_where_and_how(bare, node):
+def test_without_a_checkpoint_the_error_says_where_and_how(bare, node, caplog):
     inputs = {"video": video(pictures(SAFE)), **BALANCED, **BLUR}
     with pytest.raises(CheckpointError) as caught:
         bare.run(node, inputs if node == "NSFWG_Video" else SCORED_NODES[node](pictures(SAFE)))
-    assert f"Put one into {bare.models}" in str(caught.value)
-    assert f"nsfw-guard download freepik --to {bare.models / 'freepik'}" in str(caught.value)
+    assert "Put one into ComfyUI's models/nsfw_guard. In ComfyUI's folder, type for example" in str(caught.value)
+    assert "    nsfw-guard download freepik --to models/nsfw_guard/freepik\n" in str(caught.value)
+    assert str(bare.base) not in str(caught.value)
+    assert str(bare.models) in caplog.text
 
 
 def test_the_demo_runs_where_it_is_chosen(bare):
@@ -1363,12 +1566,36 @@ def test_the_demo_runs_where_it_is_chosen(bare):
     assert flags(guard(bare, pictures(SAFE, UNSAFE), {**BLUR, "classifier": demo})) == [False, True]
 
 
-def test_the_first_checkpoint_is_the_default(comfy):
+def test_a_second_checkpoint_is_not_taken_unless_it_is_named(comfy, monkeypatch):
     install(comfy.models / "another")
-    guard(comfy, pictures(SAFE))
-    assert comfy.pack.extension.checkpoints.default() == "another/model.safetensors"
-    (kept,) = comfy.pack.extension.enforce.classifier._LOADED.values()
-    assert kept.name == "another/model.safetensors"
+    images = pictures(SAFE, UNSAFE)
+    with pytest.raises(CheckpointError) as caught:
+        guard(comfy, images)
+    assert (
+        "2 NSFW classifiers are installed, and none of them is named: another/model.safetensors, shapes/model"
+        in str(caught.value)
+    )
+    assert "NSFW_GUARD_MODEL=another/model.safetensors" in str(caught.value)
+    linked = loaded(comfy, "shapes/model.safetensors")
+    assert json.loads(guard(comfy, images, {**BLUR, "classifier": linked})[3])["checkpoint"] == linked.name
+    monkeypatch.setenv("NSFW_GUARD_MODEL", "shapes/model.safetensors")
+    assert json.loads(guard(comfy, images)[3])["checkpoint"] == "shapes/model.safetensors"
+    monkeypatch.setenv("NSFW_GUARD_MODEL", "gone/model.safetensors")
+    with pytest.raises(SettingError, match="NSFW_GUARD_MODEL is 'gone/model.safetensors'; expected one of"):
+        guard(comfy, images)
+
+
+@pytest.mark.parametrize(
+    "node", ["NSFWG_Guard", "NSFWG_Classify", "NSFWG_Censor", "NSFWG_Split", *WRITING, "NSFWG_Video"]
+)
+def test_every_node_names_the_classifier_that_decided(comfy, node):
+    images = pictures(UNSAFE)
+    given = {"image": images, "images": images, "video": video(images), **BALANCED, **BLUR, "filename_prefix": "x"}
+    if node in ("NSFWG_Censor", "NSFWG_Split"):
+        given["scores"] = classify(comfy, images)
+    output = comfy.run(node, given)
+    assert output.ui["text"][0].endswith("\nclassifier: shapes/model.safetensors")
+    assert json.loads(output.ui["nsfw_guard"][0])["checkpoint"] == "shapes/model.safetensors"
 
 
 def test_a_file_that_is_replaced_is_loaded_again(comfy):
@@ -1387,20 +1614,37 @@ def test_a_file_that_is_replaced_is_loaded_again(comfy):
     assert node.fingerprint_inputs(checkpoint=name) != before
 
 
-FINGERPRINTED = ["Guard", "Classify", "Video", "SaveImage", "Enforced"]
+FINGERPRINTED = ["Guard", "Classify", "Video", "SaveImage", "PreviewImage", "Enforced"]
 
 
 @pytest.mark.parametrize("name", FINGERPRINTED)
-def test_another_default_checkpoint_runs_a_node_again(bare, name):
+def test_another_default_checkpoint_runs_a_node_again(bare, name, monkeypatch):
     node = bare.nodes[f"NSFWG_{name}"]
-    found = [node.fingerprint_inputs(image=None, value=None)]
-    for folder in ("shapes", "another"):
-        install(bare.models / folder)
-        found.append(node.fingerprint_inputs(image=None, value=None))
+
+    def fingerprint():
+        return node.fingerprint_inputs(image=None, value=None)
+
+    found = [fingerprint()]
+    install(bare.models / "shapes")
+    found.append(fingerprint())
+    install(bare.models / "another")
+    assert fingerprint() != found[-1]  # to say that there are two
+    monkeypatch.setenv("NSFW_GUARD_MODEL", "another/model.safetensors")
+    found.append(fingerprint())
     os.utime(bare.models / "another" / "model.safetensors", ns=(1, 1))
-    found.append(node.fingerprint_inputs(image=None, value=None))
+    found.append(fingerprint())
     assert len(set(found)) == 4
-    assert node.fingerprint_inputs(image=None, value=None) == found[-1]
+    assert fingerprint() == found[-1]
+
+
+@pytest.mark.parametrize("name", [*FINGERPRINTED, "LoadClassifier"])
+def test_a_fingerprint_tells_nothing_of_the_server(comfy, name):
+    # ComfyUI writes it into the prompt of every picture that it saves.
+    single(comfy, "one")
+    shutil.rmtree(comfy.models / "shapes")
+    node = comfy.nodes[f"NSFWG_{name}"]
+    found = node.fingerprint_inputs(checkpoint="one.safetensors", value=None)
+    assert re.fullmatch("[0-9a-f]{32}", found)
 
 
 def test_folders_of_extra_model_paths_are_kept(tmp_path):

@@ -76,12 +76,13 @@ class LoadedClassifier:
         load_device = cpu if on_cpu else comfy.model_management.get_torch_device()
         offload_device = cpu if on_cpu else comfy.model_management.unet_offload_device()
         folder, card = checkpoints.find(name)
-        dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
         self.name, self.device, self.precision = name, device, precision
         self._serial = next(_SERIALS)
         # No CUDA graphs: they would read weights that ComfyUI's memory management has moved away underneath.
         runtime = "auto" if load_device.type == "cpu" else "torch"
-        self.classifier = Classifier.load(folder, card, dtype=dtype, runtime=runtime)
+        with checkpoints.naming(name, folder):
+            dtype = PRECISIONS[precision] or fastest_dtype(load_device, stored_dtype(folder))
+            self.classifier = Classifier.load(folder, card, dtype=dtype, runtime=runtime)
         self.classifier.requires_grad_(False)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self.classifier, load_device=load_device, offload_device=offload_device
@@ -120,7 +121,8 @@ class LoadedClassifier:
                 if progress is None:
                     self._begin()
                     progress = comfy.utils.ProgressBar(count, node_id=node_id)
-                _SCORED[key] = self._score(read_images(chunk.movedim(-1, 1), clamp=True, stretch=True))
+                shown = chunk.float() if chunk.dtype == torch.bool else chunk
+                _SCORED[key] = self._score(read_images(shown.movedim(-1, 1), clamp=True, stretch=True))
                 while len(_SCORED) > _MOST_SCORED:
                     del _SCORED[next(iter(_SCORED))]
             parts.append(_SCORED[key])
@@ -178,7 +180,7 @@ def check_images(images: Any) -> None:
             f"The input has the shape {tuple(images.shape)}; expected an IMAGE [B, H, W, C] of at least one image, "
             "with 1, 3 or 4 channels."
         )
-    if not images.is_floating_point():  # nodes disagree whether 1 is white, or 255 is
+    if not (images.is_floating_point() or images.dtype == torch.bool):  # nodes disagree whether 1 is white, or 255 is
         raise ImageError(f"The input has the dtype {images.dtype}; expected floating point, in [0, 1].")
 
 
@@ -200,7 +202,7 @@ def load(name: str | None = None, *, device: str = "auto", precision: str = "aut
     """Return a classifier, loaded once for as long as its file stays the same.
 
     Args:
-        name: A checkpoint; ``None`` takes the first one installed, and never the demo model.
+        name: A checkpoint; ``None`` for the default one.
         device: As for ``LoadedClassifier``.
         precision: Likewise.
     """
@@ -215,11 +217,11 @@ def load(name: str | None = None, *, device: str = "auto", precision: str = "aut
 
 
 def given_or_default(given: Any) -> LoadedClassifier:
-    """Return the classifier that is linked, or without one the first one installed.
+    """Return the classifier that is linked, or without one the default one; see ``checkpoints.default``.
 
     Raises:
         SettingError: What is linked is none.
-        CheckpointError: None is installed.
+        CheckpointError: There is no default one.
     """
     if given is None:
         return load()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nsfw_guard.errors import GuardError, SettingError
 from nsfw_guard.policy import Policy
-from nsfw_guard.verdict import Scores
 
 from . import options, report
+from .classifier import WireScores
 from .nodes_image import check_scores, decide
 
 
@@ -46,14 +46,15 @@ class Split(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, scores: Scores, sensitivity: Any = None, policy: Policy | None = None
+        cls, image: Tensor, scores: WireScores, sensitivity: Any = None, policy: Policy | None = None
     ) -> io.NodeOutput:
         """Sort."""
         check_scores(scores, image)
         chosen, verdicts = decide(scores, sensitivity, policy)
         safe = [index for index, verdict in enumerate(verdicts) if not verdict.flagged]
         flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
-        text, verdicts_json = report.as_text(verdicts, "split off"), report.as_json(verdicts, chosen, "split")
+        text = report.as_text(verdicts, "split off", checkpoint=scores.checkpoint)
+        verdicts_json = report.as_json(verdicts, chosen, "split", checkpoint=scores.checkpoint)
         batches = (image[side] if side else ExecutionBlocker(None) for side in (safe, flagged))
         return io.NodeOutput(*batches, str(safe), str(flagged), ui=report.as_ui(text, verdicts_json))
 
@@ -70,7 +71,7 @@ class Gate(io.ComfyNode):
         return io.Schema(
             node_id="NSFWG_Gate",
             display_name="NSFW Gate",
-            category="utilities/logic",
+            category="image/safety",
             description="Lets anything through unless something is flagged: for what must not be saved or sent then.",
             search_aliases=["block", "stop", "switch"],
             inputs=[

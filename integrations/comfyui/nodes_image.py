@@ -37,10 +37,10 @@ def batch_rule(batch: str) -> str:
     return "any" if batch == ANY else "each"
 
 
-def replacement_if_flagged(
-    replacement: Any, action: Any, sensitivity: Any, policy: Any, scores: Callable[[], Scores]
+def needed_if_flagged(
+    linked: dict[str, Any], action: Any, sensitivity: Any, policy: Any, scores: Callable[[], Scores]
 ) -> list[str]:
-    """Ask for the replacement picture only when something is flagged: for ``check_lazy_status``.
+    """Ask for the lazy inputs that the action needs only when something is flagged: for ``check_lazy_status``.
 
     The arguments are what that gets, and ``scores``, which is called only if it matters.
     """
@@ -49,7 +49,7 @@ def replacement_if_flagged(
         _, verdicts = decide(scores(), options.plain(sensitivity), policy)
         return any(verdict.flagged for verdict in verdicts)
 
-    return options.needs_replacement(replacement, action, flagged)
+    return options.needed(linked, action, flagged)
 
 
 def blocker(action: options.Action, flagged: bool) -> Any:
@@ -58,11 +58,11 @@ def blocker(action: options.Action, flagged: bool) -> Any:
 
 
 class ClassifyingNode(io.ComfyNode):
-    """A node that takes the first checkpoint installed if no classifier is linked to it."""
+    """A node that takes the default checkpoint if no classifier is linked to it."""
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Changes when another checkpoint is the one that is taken without a choice."""
+        """Changes when another checkpoint is the default one."""
         return checkpoints.default_stamp()
 
 
@@ -114,8 +114,9 @@ class Guard(ClassifyingNode):
         **_: Any,
     ) -> list[str]:
         """Ask for the replacement picture only when something is flagged."""
-        return replacement_if_flagged(
-            replacement, action, sensitivity, policy, lambda: scores_of(image, classifier, cls.hidden.unique_id)
+        linked = {"replacement": replacement}
+        return needed_if_flagged(
+            linked, action, sensitivity, policy, lambda: scores_of(image, classifier, cls.hidden.unique_id)
         )
 
     @classmethod
@@ -144,7 +145,7 @@ class Classify(ClassifyingNode):
         return io.Schema(
             node_id="NSFWG_Classify",
             display_name="NSFW Classify",
-            category="image/detection",
+            category="image/safety",
             description="Runs an NSFW classifier over a batch. Decide with NSFW Censor or Split by Safety: to move a "
             "threshold there runs no classifier again.",
             search_aliases=["nsfw score", "nsfw detector", "image classification"],
@@ -167,7 +168,8 @@ class Classify(ClassifyingNode):
         scores = scores_of(image, classifier, cls.hidden.unique_id)
         policy = scores.card.policy()
         verdicts = policy.decide(scores)
-        text, verdicts_json = report.as_text(verdicts, "nothing done"), report.as_json(verdicts, policy, "none")
+        text = report.as_text(verdicts, "nothing done", checkpoint=scores.checkpoint)
+        verdicts_json = report.as_json(verdicts, policy, "none", checkpoint=scores.checkpoint)
         highest = max(verdict.score for verdict in verdicts)
         return io.NodeOutput(scores, highest, verdicts_json, ui=report.as_ui(text, verdicts_json))
 
@@ -181,7 +183,7 @@ class Censor(io.ComfyNode):
         return io.Schema(
             node_id="NSFWG_Censor",
             display_name="NSFW Censor",
-            category="image/filters",
+            category="image/safety",
             description="Decides on the scores of NSFW Classify, and redacts what is flagged, all of it or where a "
             "mask says. The classifier runs for what is flagged only: over what is shown instead.",
             search_aliases=["censor", "blur nsfw", "pixelate", "mosaic"],
@@ -192,7 +194,12 @@ class Censor(io.ComfyNode):
                 options.action_input(),
                 options.replacement_input(),
                 options.policy_input(),
-                io.Mask.Input("mask", optional=True, tooltip="Redact flagged images only where this is white."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    lazy=True,
+                    tooltip="Redact flagged images only where this is white. Made only when something is flagged.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="image", tooltip="Of the same size, type and number."),
@@ -212,10 +219,12 @@ class Censor(io.ComfyNode):
         action: Any = None,
         policy: Any = None,
         replacement: Any = options.UNLINKED,
+        mask: Any = options.UNLINKED,
         **_: Any,
     ) -> list[str]:
-        """Ask for the replacement picture only when something is flagged."""
-        return replacement_if_flagged(replacement, action, sensitivity, policy, lambda: scores)
+        """Ask for the replacement picture and the mask only when something is flagged."""
+        linked = {"replacement": replacement, "mask": mask}
+        return needed_if_flagged(linked, action, sensitivity, policy, lambda: scores)
 
     @classmethod
     def execute(
@@ -250,15 +259,15 @@ def censored(
     flagged = any(verdict.flagged for verdict in verdicts)
     chosen = options.action_of(action, replacement, flagged=flagged)
     shown = redaction.redacted(image, verdicts, chosen, scores.judge(policy), mask)
-    text = report.as_text(verdicts, chosen.kind, shown.told())
-    verdicts_json = report.as_json(verdicts, policy, chosen.kind, shown.told())
+    text = report.as_text(verdicts, chosen.kind, shown.told(), checkpoint=scores.checkpoint)
+    verdicts_json = report.as_json(verdicts, policy, chosen.kind, shown.told(), checkpoint=scores.checkpoint)
     images = blocker(chosen, flagged) or shown.images
     outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
     return io.NodeOutput(*outputs, ui=report.as_ui(text, verdicts_json))
 
 
 def scores_of(image: Any, given: Any, node_id: str | None) -> WireScores:
-    """Classify with the classifier that is linked, or the first one installed; once for each batch."""
+    """Classify with the classifier that is linked, or the default one; once for each batch."""
     return classifier.given_or_default(given).score(image, node_id=node_id)
 
 

@@ -1,9 +1,12 @@
-"""The node that checks and saves in one."""
+"""The nodes that check and save, or show, in one."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import folder_paths
 import numpy as np
 from comfy.cli_args import args
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -20,12 +24,50 @@ from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
 from . import options, redaction, report
-from .nodes_image import ClassifyingNode, decide, replacement_if_flagged, scores_of
+from .nodes_image import ClassifyingNode, decide, needed_if_flagged, scores_of
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
 
 
-class SaveImage(ClassifyingNode):
+@dataclass(frozen=True)
+class Kept:
+    """An image that is written.
+
+    Attributes:
+        index: Its place in the batch.
+        image: ``[H, W, C]``, as it is shown.
+        verdict: On what came in.
+        told: What became of it, if it was redacted.
+    """
+
+    index: int
+    image: Tensor
+    verdict: Verdict
+    told: dict[str, Any] | None
+
+
+class WritingNode(ClassifyingNode):
+    """A node that checks, redacts and writes."""
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        images: Any,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Any = None,
+        replacement: Any = options.UNLINKED,
+        **_: Any,
+    ) -> list[str]:
+        """Ask for the replacement picture only when something is flagged."""
+        linked = {"replacement": replacement}
+        return needed_if_flagged(
+            linked, action, sensitivity, policy, lambda: scores_of(images, classifier, cls.hidden.unique_id)
+        )
+
+
+class SaveImage(WritingNode):
     """Save Image (Guarded)."""
 
     @classmethod
@@ -34,7 +76,7 @@ class SaveImage(ClassifyingNode):
         return io.Schema(
             node_id="NSFWG_SaveImage",
             display_name="Save Image (Guarded)",
-            category="image",
+            category="image/safety",
             description="Looks at every image, redacts what is flagged, and saves as PNG, the verdict in the file. "
             "With the action block, flagged images are not saved.",
             search_aliases=["save", "save image", "export image", "nsfw save"],
@@ -51,25 +93,9 @@ class SaveImage(ClassifyingNode):
                     tooltip="Whether prompt and workflow are written into the files.",
                 ),
             ],
-            outputs=[],
+            outputs=_outputs("saved"),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
-        )
-
-    @classmethod
-    def check_lazy_status(
-        cls,
-        images: Any,
-        sensitivity: Any = None,
-        action: Any = None,
-        classifier: Any = None,
-        policy: Any = None,
-        replacement: Any = options.UNLINKED,
-        **_: Any,
-    ) -> list[str]:
-        """Ask for the replacement picture only when something is flagged."""
-        return replacement_if_flagged(
-            replacement, action, sensitivity, policy, lambda: scores_of(images, classifier, cls.hidden.unique_id)
         )
 
     @classmethod
@@ -87,44 +113,114 @@ class SaveImage(ClassifyingNode):
         """Classify, decide, redact, save."""
         if prompt_in_file not in (UNFLAGGED, ALL, NEVER):
             raise SettingError(f"prompt_in_file is {prompt_in_file!r}; expected {UNFLAGGED!r}, {ALL!r} or {NEVER!r}.")
-        scores = scores_of(images, classifier, cls.hidden.unique_id)
-        chosen, verdicts = decide(scores, sensitivity, policy)
-        done = options.action_of(action, replacement, flagged=any(verdict.flagged for verdict in verdicts))
-        shown = redaction.redacted(images, verdicts, done, scores.judge(chosen))
-        told = shown.told()
-        saved = [
-            (image, verdict, told.get(index))
-            for index, (image, verdict) in enumerate(zip(shown.images, verdicts, strict=True))
-            if not (verdict.flagged and done.kind == options.BLOCK)
-        ]
-        results = _save(cls, saved, filename_prefix, prompt_in_file)
-        text = report.as_text(verdicts, done.kind, told)
-        verdicts_json = report.as_json(verdicts, chosen, done.kind, told)
-        return io.NodeOutput(ui={"images": results, **report.as_ui(text, verdicts_json)})
+
+        def write(kept: list[Kept]) -> list[dict[str, str]]:
+            return _write(cls, kept, filename_prefix, prompt_in_file, temporary=False)
+
+        return _written(cls, images, sensitivity, action, classifier, policy, replacement, write)
 
 
-def _save(
-    cls: Any, images: list[tuple[Tensor, Verdict, dict[str, Any] | None]], prefix: str, prompt_in_file: str
-) -> list[dict[str, str]]:
+class PreviewImage(WritingNode):
+    """Preview Image (Guarded)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node has."""
+        return io.Schema(
+            node_id="NSFWG_PreviewImage",
+            display_name="Preview Image (Guarded)",
+            category="image/safety",
+            description="Looks at every image, redacts what is flagged, and shows the rest as it is. Nothing is "
+            "written but to ComfyUI's temp folder. With the action block, flagged images are not shown.",
+            search_aliases=["preview", "preview image", "show image", "view image", "nsfw preview"],
+            inputs=[io.Image.Input("images", tooltip="Every image is looked at."), *options.guard_inputs()],
+            outputs=_outputs("shown"),
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Policy | None = None,
+        replacement: Any = None,
+    ) -> io.NodeOutput:
+        """Classify, decide, redact, show."""
+
+        def write(kept: list[Kept]) -> list[dict[str, str]]:
+            # As Preview Image: a name that no browser has in its cache.
+            return _write(cls, kept, f"nsfw_guard_temp_{secrets.token_hex(4)}", UNFLAGGED, temporary=True)
+
+        return _written(cls, images, sensitivity, action, classifier, policy, replacement, write)
+
+
+def _outputs(images: str) -> list[Any]:
+    return [
+        io.Image.Output(images, display_name="images", tooltip="What was written: with block, only unflagged images."),
+        io.Boolean.Output("flagged", tooltip="Whether any image is flagged."),
+        io.String.Output("report", tooltip="JSON: one verdict per image."),
+    ]
+
+
+def _written(
+    cls: Any,
+    images: Tensor,
+    sensitivity: Any,
+    action: Any,
+    classifier: Any,
+    policy: Policy | None,
+    replacement: Any,
+    write: Callable[[list[Kept]], list[dict[str, str]]],
+) -> io.NodeOutput:
+    """Look, redact, write; the images that were written, whether any is flagged, the report."""
+    scores = scores_of(images, classifier, cls.hidden.unique_id)
+    chosen, verdicts = decide(scores, sensitivity, policy)
+    flagged = any(verdict.flagged for verdict in verdicts)
+    done = options.action_of(action, replacement, flagged=flagged)
+    shown = redaction.redacted(images, verdicts, done, scores.judge(chosen))
+    told = shown.told()
+    kept = [
+        Kept(index, image, verdict, told.get(index))
+        for index, (image, verdict) in enumerate(zip(shown.images, verdicts, strict=True))
+        if not (verdict.flagged and done.kind == options.BLOCK)
+    ]
+    results = write(kept)
+    text = report.as_text(verdicts, done.kind, told, checkpoint=scores.checkpoint)
+    verdicts_json = report.as_json(verdicts, chosen, done.kind, told, checkpoint=scores.checkpoint)
+    handed_on = shown.images if len(kept) == len(images) else _some(shown.images, kept, done)
+    ui = {"images": results, **report.as_ui(text, verdicts_json)}
+    return io.NodeOutput(handed_on, flagged, verdicts_json, ui=ui)
+
+
+def _some(images: Tensor, kept: list[Kept], action: options.Action) -> Any:
+    return images[[one.index for one in kept]] if kept else ExecutionBlocker(action.message)
+
+
+def _write(cls: Any, images: list[Kept], prefix: str, prompt_in_file: str, *, temporary: bool) -> list[dict[str, str]]:
     if not images:
         return []
-    height, width = images[0][0].shape[:2]
-    folder, filename, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    height, width = images[0].image.shape[:2]
+    kind = "temp" if temporary else "output"
+    root = folder_paths.get_temp_directory() if temporary else folder_paths.get_output_directory()
+    folder, filename, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
     results = []
-    for index, (image, verdict, told) in enumerate(images):
-        pixels = np.clip(image.float().cpu().numpy() * 255.0, 0, 255).astype(np.uint8)  # as Save Image rounds
+    for number, one in enumerate(images):
+        pixels = np.clip(one.image.float().cpu().numpy() * 255.0, 0, 255).astype(np.uint8)  # as Save Image rounds
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        name = f"{filename.replace('%batch_num%', str(index))}_{counter + index:05}_.png"
+        name = f"{filename.replace('%batch_num%', str(one.index))}_{counter + number:05}_.png"
         path = os.path.join(folder, name)
         part = Path(path + ".part")  # under another name until it is whole
         try:
-            picture.save(part, format="PNG", pnginfo=_metadata(cls, verdict, told, prompt_in_file), compress_level=4)
+            metadata = _metadata(cls, one.verdict, one.told, prompt_in_file)
+            picture.save(part, format="PNG", pnginfo=metadata, compress_level=1 if temporary else 4)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-        results.append({"filename": name, "subfolder": subfolder, "type": "output"})
+        results.append({"filename": name, "subfolder": subfolder, "type": kind})
     return results
 
 
@@ -141,4 +237,4 @@ def _metadata(cls: Any, verdict: Verdict, told: dict[str, Any] | None, prompt_in
     return metadata
 
 
-NODES = [SaveImage]
+NODES = [SaveImage, PreviewImage]

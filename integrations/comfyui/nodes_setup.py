@@ -24,7 +24,7 @@ class LoadClassifier(io.ComfyNode):
         return io.Schema(
             node_id="NSFWG_LoadClassifier",
             display_name="Load NSFW Classifier",
-            category="model/loaders",
+            category="image/safety",
             description="Loads an NSFW image classifier from models/nsfw_guard: a checkpoint folder, or a single "
             "safetensors file with its config beside it. The demo model knows drawn shapes only: it is no NSFW model.",
             search_aliases=["nsfw model", "safety checker", "falconsai", "freepik", "marqo", "adamcodd"],

@@ -72,9 +72,27 @@ class GuardVideo(ClassifyingNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, action: Any = None, replacement: Any = options.UNLINKED, **_: Any) -> list[str]:
-        """Ask for the replacement picture only if the action is to replace."""
-        return options.needs_replacement(replacement, action, lambda: True)
+    def check_lazy_status(
+        cls,
+        video: Any,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Any = None,
+        every: Any = 1,
+        replacement: Any = options.UNLINKED,
+        **_: Any,
+    ) -> list[str]:
+        """Ask for the replacement picture only when something is flagged.
+
+        A file is decoded once more for that. What was decided is not kept: other nodes run before ``execute``.
+        """
+
+        def flagged() -> bool:
+            given, node_id = options.plain(sensitivity), cls.hidden.unique_id
+            return decide_video(video, given, classifier, policy, every=every, node_id=node_id).flagged
+
+        return options.needed({"replacement": replacement}, action, flagged)
 
     @classmethod
     def execute(
@@ -250,14 +268,24 @@ def describe(decided: Decided, action: options.Action, became: list[Redaction]) 
         decided.seen,
         decided.policy,
         action.kind,
-        {number: of_frames[index] for number, index in enumerate(seen) if index in of_frames},
+        of_frames,
+        indices=seen,
+        checkpoint=decided.loaded.name,
         frames=len(decided.verdicts),
         frame_rate=float(rate),
         seen_frames=seen,
         redacted_seconds=ranges,
         redactions=[redaction.in_words(step) for step in became],
     )
-    head, *frames = report.as_text(decided.seen, action.kind, noun="frame", most=_LINES).split("\n")
+    head, *frames = report.as_text(
+        decided.seen,
+        action.kind,
+        checkpoint=decided.loaded.name,
+        indices=seen,
+        total=len(decided.verdicts),
+        noun="frame",
+        most=_LINES,
+    ).split("\n")
     words = [f": {redaction.in_words(step)}" for step in became] or [""] * len(ranges)
     told = [f"{start:.2f} to {stop:.2f} s{word}" for (start, stop), word in zip(ranges, words, strict=True)]
     more = [f"... and {len(ranges) - _LINES} more"] if len(ranges) > _LINES else []

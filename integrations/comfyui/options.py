@@ -24,16 +24,18 @@ PRESETS = ("balanced", "strict", "permissive")
 THRESHOLD = "threshold"
 BLOCK = "block"
 DETECT = "detect only"
+CELLS, COLOR = 16, "#000000"
 # The default of a lazy input: one that is linked and not evaluated yet is None.
 UNLINKED = object()
 
 
 def classifier_input() -> Any:
-    """The classifier, if another than the first one installed."""
+    """The classifier, if another than the default one."""
     return ClassifierType.Input(
         "classifier",
         optional=True,
-        tooltip="From Load NSFW Classifier. Without it, the first checkpoint in models/nsfw_guard is taken.",
+        tooltip="From Load NSFW Classifier. Without it, the only checkpoint in models/nsfw_guard is taken; of several, "
+        "the one that NSFW_GUARD_MODEL names.",
     )
 
 
@@ -67,14 +69,15 @@ def sensitivity_input() -> Any:
 
 
 def action_input() -> Any:
-    """What becomes of flagged images."""
+    """What becomes of flagged images. What belongs to one action may be left out of API prompts."""
 
     def cells() -> Any:
         return io.Int.Input(
             "cells",
-            default=16,
+            default=CELLS,
             min=1,
             max=256,
+            optional=True,
             tooltip="At most, what is shown is made of the mean colours of so many cells along the short side, and "
             "nothing else. It is looked at again: while it would be flagged, half as many are taken, and at last a "
             "colour.",
@@ -83,12 +86,15 @@ def action_input() -> Any:
     options = {
         "blur": [cells()],
         "pixelate": [cells()],
-        "fill": [io.Color.Input("color", default="#000000", tooltip="The colour that flagged images become.")],
+        "fill": [
+            io.Color.Input("color", default=COLOR, optional=True, tooltip="The colour that flagged images become.")
+        ],
         "replace": [
             io.Combo.Input(
                 "fit",
                 options=list(FITS),
-                default="cover",
+                default=FITS[0],
+                optional=True,
                 tooltip="cover: cut what stands over; contain: show all of it; stretch: lose its proportions.",
             ),
         ],
@@ -96,6 +102,7 @@ def action_input() -> Any:
             io.String.Input(
                 "message",
                 default="",
+                optional=True,
                 tooltip="Shown as an error. Empty: what comes after this node is left out silently.",
             )
         ],
@@ -165,26 +172,29 @@ def action_of(action: Any, replacement: Any = None, *, flagged: bool = True) -> 
         ImageError: A replacement that is no picture.
     """
     key = _key(action, "action", ("blur", "pixelate", "fill", "replace", BLOCK, DETECT))
+    # What is left out of an API prompt is None here.
+    given = {name: value for name, value in action.items() if value is not None}
     if key in ("blur", "pixelate"):
-        return Action(key, Redaction(key, cells=action.get("cells", 16)))
+        return Action(key, Redaction(key, cells=given.get("cells", CELLS)))
     if key == "fill":
-        return Action(key, Redaction(key, color=_rgb(action.get("color", "#000000"))))
+        return Action(key, Redaction(key, color=_rgb(given.get("color", COLOR))))
     if key == "replace" and flagged:
-        return Action(key, Redaction(key, image=_replacement(replacement), fit=action.get("fit", "cover")))
+        return Action(key, Redaction(key, image=_replacement(replacement), fit=given.get("fit", FITS[0])))
     message = str(action.get("message") or "").strip() or None
     return Action(key, Redaction("none"), message if key == BLOCK else None)
 
 
-def needs_replacement(replacement: Any, action: Any, flagged: Callable[[], bool]) -> list[str]:
-    """Ask for the replacement picture if it is linked, not made yet, and needed: for ``check_lazy_status``.
+def needed(linked: dict[str, Any], action: Any, flagged: Callable[[], bool]) -> list[str]:
+    """Ask for the lazy inputs that are linked, not made yet, and needed: for ``check_lazy_status``.
 
     Args:
-        replacement: ``None`` if it is linked and not made, ``UNLINKED`` if it is not linked.
+        linked: Input → ``None`` if it is linked and not made, ``UNLINKED`` if it is not linked.
         action: The value of ``action_input()``.
         flagged: Tells whether anything is flagged; asked only if it matters.
     """
-    wanted = replacement is None and plain(action).get("action") == "replace"
-    return ["replacement"] if wanted and flagged() else []
+    needs = {"blur": ["mask"], "pixelate": ["mask"], "fill": ["mask"], "replace": ["replacement", "mask"]}
+    wanted = [name for name in needs.get(str(plain(action).get("action")), []) if linked.get(name, UNLINKED) is None]
+    return wanted if wanted and flagged() else []
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -63,14 +63,16 @@ def redacted(
             is shown there is chosen as without a mask; the rest of the image is shown, and is flagged as it was.
 
     Returns:
-        Images of the same shape, dtype and device, the unflagged ones bit-identical.
+        Images of the same shape, dtype and device, the unflagged ones bit-identical. True and False become float32 if
+        anything is redacted.
 
     Raises:
-        ImageError: A mask of another size or number.
+        ImageError: A mask of another size or number, though it is needed.
     """
-    weights = _weights(mask, images)
     if action.redaction.kind == "none" or not any(verdict.flagged for verdict in verdicts):
         return Shown(images)
+    weights = _weights(mask, images)
+    images = images.float() if images.dtype == torch.bool else images
     batch = read_images(images.movedim(-1, 1), clamp=True, stretch=True)
     chosen = redact_flagged(batch, verdicts, action.redaction, judge)
     shown = batch.replace(chosen).movedim(1, -1).contiguous()
@@ -137,6 +139,8 @@ def _mixed(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
 def _weights(mask: Tensor | None, images: Tensor) -> Tensor | None:
     if mask is None:
         return None
+    if not isinstance(mask, Tensor):
+        raise ImageError(f"The mask is a {type(mask).__name__}; expected a MASK.")
     weights = mask[None] if mask.ndim == 2 else mask
     if (
         weights.ndim != 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ def as_json(
     policy: Policy,
     action: str,
     told: Mapping[int, dict[str, Any]] | None = None,
+    *,
+    indices: Sequence[int] | None = None,
     **more: Any,
 ) -> str:
     """Return one JSON object: whether anything is flagged, what was asked, and one verdict per image.
@@ -31,17 +33,19 @@ def as_json(
         policy: By which it was decided.
         action: What was to be done.
         told: What became of the redacted ones, by index; see ``redaction.Shown.told``.
+        indices: Of the images that the verdicts are about; ``None`` for all, in order.
         more: Further entries.
     """
+    numbered = _numbered(verdicts, indices)
     return json.dumps(
         {
             "flagged": any(verdict.flagged for verdict in verdicts),
-            "flagged_indices": [index for index, verdict in enumerate(verdicts) if verdict.flagged],
+            "flagged_indices": [index for index, verdict in numbered.items() if verdict.flagged],
             "action": action,
             "policy": policy.to_dict(),
             **more,
             "verdicts": [
-                {"index": index, **as_dict(verdict, (told or {}).get(index))} for index, verdict in enumerate(verdicts)
+                {"index": index, **as_dict(verdict, (told or {}).get(index))} for index, verdict in numbered.items()
             ],
         },
         indent=1,
@@ -58,24 +62,46 @@ def as_text(
     action: str,
     told: Mapping[int, dict[str, Any]] | None = None,
     *,
+    checkpoint: str | None = None,
+    indices: Sequence[int] | None = None,
+    total: int | None = None,
     noun: str = "image",
     most: int = _LINES,
 ) -> str:
-    """Return a few lines for the node: how many are flagged, the scores, and what became of them."""
+    """Return a few lines for the node: how many are flagged, the scores, what became of them, and who decided.
+
+    Args:
+        verdicts: One per image.
+        action: What was to be done.
+        told: As for ``as_json``.
+        checkpoint: Whose scores they are.
+        indices: As for ``as_json``.
+        total: How many images there are, if not all were looked at.
+        noun: What an image is called.
+        most: Images that get a line.
+    """
+    numbered = _numbered(verdicts, indices)
     flagged = sum(verdict.flagged for verdict in verdicts)
-    count = f"{len(verdicts)} {noun}{'s' if len(verdicts) != 1 else ''}"
+    total = len(verdicts) if total is None else total
+    count = f"{total} {noun}{'s' if total != 1 else ''}"
+    if total != len(verdicts):
+        count += f", {len(verdicts)} looked at"
     lines = [f"{count}: none flagged" if not flagged else f"{count}: {flagged} FLAGGED, {action}"]
     # The worst, and of equals the first; in the order of the batch.
-    worst = sorted(range(len(verdicts)), key=lambda i: (not verdicts[i].flagged, -verdicts[i].score))
+    worst = sorted(numbered, key=lambda index: (not numbered[index].flagged, -numbered[index].score))
     for index in sorted(worst[:most]):
-        verdict = verdicts[index]
+        verdict = numbered[index]
         sign = ">=" if verdict.score >= verdict.threshold else "<"
         why = "" if verdict.reason in (None, "score") else f"  ({verdict.reason})"
         mark = "FLAGGED" if verdict.flagged else "ok"
         lines.append(f"{index}: {mark}  {verdict.score:.2f} {sign} {verdict.threshold:.2f}{why}{_became(told, index)}")
     if len(verdicts) > most:
         lines.append(f"... and {len(verdicts) - most} more")
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"classifier: {checkpoint}"] if checkpoint else [])])
+
+
+def _numbered(verdicts: list[Verdict], indices: Sequence[int] | None) -> dict[int, Verdict]:
+    return dict(zip(range(len(verdicts)) if indices is None else indices, verdicts, strict=True))
 
 
 def _became(told: Mapping[int, dict[str, Any]] | None, index: int) -> str:
