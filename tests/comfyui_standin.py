@@ -259,6 +259,20 @@ class LatentPreviewMethod(enum.Enum):
     Auto = "auto"
 
 
+class PromptQueue:
+    def __init__(self, server):
+        self.server, self.queue = server, []
+
+    def put(self, item):
+        self.queue.append(item)
+
+
+def get_output_from_returns(return_values, obj):
+    """Of a node that expands: the graphs that take its place, with what its outputs become."""
+    expanding = [(value["expand"], value.get("result")) for value in return_values if "expand" in value]
+    return expanding or [value["result"] for value in return_values], {}, bool(expanding)
+
+
 class CoreModelPatcher:
     def __init__(self, model, load_device, offload_device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
@@ -384,6 +398,7 @@ def _modules(host: Host) -> dict[str, ModuleType]:
         },
         "comfy_execution": {"__path__": []},
         "comfy_execution.graph_utils": {"ExecutionBlocker": ExecutionBlocker},
+        "execution": {"get_output_from_returns": get_output_from_returns},
         "folder_paths": _folder_paths(host),
         "latent_preview": {"default_preview_method": LatentPreviewMethod.Auto},
         "nodes": {"NODE_CLASS_MAPPINGS": {}},
@@ -436,7 +451,7 @@ def _progress_bar(host: Host) -> type:
 def _prompt_server(host: Host) -> type:
     class PromptServer:
         def __init__(self, loop):
-            self.loop, self.on_prompt_handlers = loop, []
+            self.loop, self.on_prompt_handlers, self.prompt_queue = loop, [], PromptQueue(self)
 
         def add_on_prompt_handler(self, handler):
             self.on_prompt_handlers.append(handler)

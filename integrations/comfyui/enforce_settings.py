@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nsfw_guard.errors import SettingError
 
@@ -69,10 +69,11 @@ def allowed() -> frozenset[str]:
     return frozenset(name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip())
 
 
-def stamp() -> Any:
-    """Return what changes with the settings, for the ``fingerprint_inputs`` of nodes."""
+def stamp() -> str:
+    """Return what changes with the settings, and tells nothing of them, for the ``fingerprint_inputs`` of nodes."""
     chosen = settings()
-    return (chosen.sensitivity["sensitivity"], chosen.action["action"], checkpoints.stamp(chosen.model))
+    text = f"{chosen.sensitivity} {chosen.action} {checkpoints.stamp(chosen.model)}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def without_paths(text: str) -> str:

@@ -11,10 +11,9 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor
 
-from nsfw_guard.encoded import look_at_bytes, look_at_text
 from nsfw_guard.errors import ImageError
 from nsfw_guard.images import read_images
-from nsfw_guard.layouts import layouts
+from nsfw_guard.leaves import look_at
 from nsfw_guard.redact import redact_flagged
 from nsfw_guard.verdict import Scores, Verdict
 from nsfw_guard.walk import Place, is_pictures, walk
@@ -25,8 +24,6 @@ from .nodes_image import decide
 from .nodes_video import decide_video, redact_video
 
 _MOST_SOUND_CHANNELS = 16
-# Of what may be a picture in more than one way, each is looked at again after one was redacted.
-_MOST_ROUNDS = 8
 
 
 class Look:
@@ -108,21 +105,14 @@ class Look:
         return walk(value, self._leaf, name="value")
 
     def _leaf(self, leaf: Any, place: Place) -> Any:
-        if isinstance(leaf, Image.Image):
-            return self._pictures([leaf])[0]
-        if is_pictures(leaf):
-            flat = all(isinstance(item, Image.Image) for item in leaf)
-            made = self._pictures(list(leaf)) if flat else [self._leaf(item, place.item(i)) for i, item in enumerate(leaf)]
-            return leaf if all(one is other for one, other in zip(made, leaf, strict=True)) else type(leaf)(made)
-        if isinstance(leaf, str):
-            return look_at_text(leaf, self._pictures, place.text)
-        if isinstance(leaf, (bytes, bytearray, memoryview)):
-            return look_at_bytes(bytes(leaf), self._pictures, place.text) if self._strict else leaf
-        return self._array(leaf, place)
+        if not self._strict and isinstance(leaf, (str, bytes, bytearray, memoryview)):
+            return leaf
+        return look_at(leaf, self._check, place.text)
 
-    def _pictures(self, pictures: list[Any]) -> list[Any]:
-        """The same list; or one with redacted ones in their places."""
-        batch = read_images(pictures, clamp=True, stretch=True)
+    def _check(self, pictures: Any) -> Any:
+        """Look at pictures as ``nsfw_guard.leaves`` has them; the same, or with redacted ones in their places."""
+        given = pictures.reshape(-1, *pictures.shape[-3:]) if isinstance(pictures, Tensor) else pictures
+        batch = read_images(given, clamp=True, stretch=True)
         scores = self._loaded.look(batch)
         first = len(self.verdicts)
         verdicts = self.decide(scores)
@@ -132,31 +122,7 @@ class Look:
         for index, step in chosen.chosen.items():
             self._told[first + index] = redaction.told(step, verified=True)
         done = batch.replace(chosen)
-        return [new if verdict.flagged else old for old, new, verdict in zip(pictures, done, verdicts, strict=True)]
-
-    def _array(self, value: Any, place: Place) -> Any:
-        for _ in range(_MOST_ROUNDS):
-            ways = layouts(value, place.text)
-            if not ways and self._strict:
-                raise ImageError(
-                    f"{place} holds many numbers ({_shape_of(value)}) that are no picture of a known shape; expected an "
-                    "IMAGE, MASK or VIDEO, text or a few numbers."
-                )
-            for way in ways:
-                shape = way.pixels.shape
-                pixels = way.pixels.reshape(-1, *shape[-3:])
-                (done,) = (self._pictures([one])[0] for one in [pixels]) if len(pixels) == 1 else (self._many(pixels),)
-                if done is not pixels:
-                    value = way.restore(done.reshape(shape))
-                    break
-            else:
-                return value
-        raise ImageError(f"{place} ({_shape_of(value)}) stays flagged in some way to read it; expected an IMAGE.")
-
-    def _many(self, pixels: Tensor) -> Tensor:
-        given = list(pixels.unsqueeze(1))
-        done = self._pictures(given)
-        return pixels if done is given else torch.cat(done)
+        return done.reshape(pictures.shape) if isinstance(pictures, Tensor) else done
 
     def _tensor(self, value: Tensor) -> Tensor:
         """An IMAGE or a MASK, which can hold a picture too, in [0, 1]."""
@@ -171,7 +137,7 @@ class Look:
         made = value if inside is images else inside.reshape(value.shape)
         colours = value.ndim == 3 and (value.shape[0] in (3, 4) or value.shape[-1] in (1, 3, 4))
         if self._strict and colours:  # or one picture, and no masks
-            return self._array(made, Place("value"))
+            return self._leaf(made, Place("value"))
         return made
 
     def _video(self, value: Any) -> Any:
@@ -252,7 +218,3 @@ def _is_numbers(value: Any) -> bool:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _shape_of(value: Any) -> str:
-    return f"{type(value).__name__} {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
