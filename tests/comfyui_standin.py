@@ -101,11 +101,15 @@ class MatchType:
             self.template_id = template_id
 
     class Input(Input):
+        io_type = "COMFY_MATCHTYPE_V3"
+
         def __init__(self, id, template, *, display_name=None, optional=False, tooltip=None):
             super().__init__(id, display_name=display_name, optional=optional, tooltip=tooltip)
             self.template = template
 
     class Output(Output):
+        io_type = "COMFY_MATCHTYPE_V3"
+
         def __init__(self, template, id=None, *, display_name=None, tooltip=None):
             super().__init__(id, display_name=display_name, tooltip=tooltip)
             self.template = template
@@ -119,6 +123,8 @@ class DynamicCombo:
             self.key, self.inputs = key, inputs
 
     class Input(Input):
+        io_type = "COMFY_DYNAMICCOMBO_V3"
+
         def __init__(self, id, options, *, display_name=None, optional=False, tooltip=None):
             super().__init__(id, display_name=display_name, optional=optional, tooltip=tooltip)
             self.options = options
@@ -326,6 +332,9 @@ class Host:
         for node in asyncio.run(extension.get_node_list()):
             schema = node.define_schema()
             node.OUTPUT_NODE, node.HAS_INTERMEDIATE_OUTPUT = schema.is_output_node, schema.has_intermediate_output
+            node.RETURN_TYPES = [output.io_type for output in schema.outputs]
+            inputs = {"required": {one.id: (one.io_type, {}) for one in schema.inputs}}
+            node.INPUT_TYPES = classmethod(lambda cls, inputs=inputs: inputs)
             assert schema.node_id not in self.nodes
             self.nodes[schema.node_id] = node
         self.modules["nodes"].NODE_CLASS_MAPPINGS.update(self.nodes)
@@ -510,14 +519,21 @@ def _folder_paths(host: Host) -> dict[str, Any]:
 
 
 @contextmanager
-def comfyui(base: Path, *, model_paths: dict[str, tuple[list[str], set[str]]] | None = None) -> Iterator[Host]:
+def comfyui(
+    base: Path,
+    *,
+    model_paths: dict[str, tuple[list[str], set[str]]] | None = None,
+    before: Callable[[Path], Any] = lambda models: None,
+) -> Iterator[Host]:
     """Let the modules of a new host stand in for ComfyUI's, and load the node pack; take both away afterwards.
 
     Args:
         base: An empty folder.
         model_paths: What ``extra_model_paths.yaml`` has put into ``folder_names_and_paths``.
+        before: Given the folder of checkpoints before the pack is loaded.
     """
     host = Host(base)
+    before(host.models)
     host.modules["folder_paths"].folder_names_and_paths.update(model_paths or {})
     name = str(PACK).replace(".", "_x_")
     hidden = {key: sys.modules.pop(key) for key in host.modules if key in sys.modules}

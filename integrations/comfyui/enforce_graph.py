@@ -14,6 +14,8 @@ AT_SOURCE, AT_OUTPUT, UNCUT = "NSFWG_EnforcedSource", "NSFWG_Enforced", "NSFWG_E
 ALLOW = "NSFW_GUARD_ALLOW"
 _OWN = (AT_SOURCE, AT_OUTPUT, UNCUT)
 Link = list[Any]
+# Text of fewer characters holds no picture.
+_FEW = 24
 
 
 class GraphRefused(GuardError):
@@ -108,8 +110,10 @@ class _Graph:
             if shows:
                 self._refuse_own_pictures(key)
             for name, link in links.items():
-                if shows and self.closed and link[0] not in self.nodes:
-                    raise GraphRefused(key, f"node {key!r} links to {link[0]!r}, which is not in the prompt")
+                if self.closed and link[0] not in self.nodes:
+                    if shows:
+                        raise GraphRefused(key, f"node {key!r} links to {link[0]!r}, which is not in the prompt")
+                    continue  # ComfyUI refuses it, if anything needs this node
                 into = self.kinds[key].inputs.get(name)
                 if not self.closed and link[0] not in self.nodes and not shows and self._takes_none(key, into):
                     continue
@@ -118,7 +122,34 @@ class _Graph:
                     guarded = self._at_output(key, name, link, guarded)
                 if guarded != link:
                     made[key]["inputs"][name] = guarded
+            if shows and not self.closed:
+                self._guard_values(key, made[key]["inputs"])
         return {**made, **self.added}
+
+    def _guard_values(self, key: str, inputs: dict[str, Any]) -> None:
+        """Guard what a node that expands gives an output without a link: nobody could look at it before."""
+        if any(self._decodes_from_outside(source) for source in self.nodes):
+            raise GraphRefused(
+                key,
+                f"{self._named(key)} is put into the graph while it runs, and saves or shows what was decoded there from "
+                "a latent of outside. Decode it outside",
+            )
+        for name, value in inputs.items():
+            few = value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < _FEW)
+            if not few and link_in(value) is None and self.allowed.isdisjoint({self.kinds[key].name}):
+                inputs[name] = self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": value})
+
+    def _decodes_from_outside(self, key: str) -> bool:
+        kind, inputs = self.kinds[key], self.nodes[key]["inputs"]
+        if not any(table.may_hold_pictures(types) for types in kind.outputs):
+            return False
+        latent = [
+            name
+            for name, value in inputs.items()
+            if (isinstance(value, dict) and "samples" in value)
+            or ((link := link_in(value)) is not None and link[0] not in self.nodes)
+        ]
+        return any(kind.inputs.get(name, table.LATENT_WAYS) & {table.LATENT, table.ANYTHING} for name in latent)
 
     def at_source(self, link: Link) -> Link:
         """The link to a guard behind an output, or the very same if nothing new can come out there."""
@@ -127,6 +158,8 @@ class _Graph:
             return link
         key, index = link
         value = link
+        if key not in self.nodes:
+            return self._add(f"{key}_nsfw_source_{index}", AT_SOURCE, {"value": value})
         for number, latent in enumerate(self.uncut(key)):
             inputs = {"value": value, "latent": latent, "vae": self._vae_for(key, latent)}
             value = self._add(f"{key}_nsfw_uncut_{index}_{number}", UNCUT, inputs)

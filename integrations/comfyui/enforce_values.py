@@ -92,8 +92,9 @@ class Look:
             raise ImageError("The value is a LATENT, which cannot be looked at; expected an IMAGE: decode it before.")
         if hasattr(value, "get_components"):
             return self._video(value)
-        if isinstance(value, Tensor) and value.ndim >= 2 and (self._strict or _is_image(value)):
-            return self._tensor(value)
+        if isinstance(value, Tensor) and value.ndim >= 2 and not _is_one_picture(value):
+            if self._strict or _is_image(value):
+                return self._tensor(value)
         if _is_mesh(value):
             return self._mesh(value)
         if type(value) in (list, tuple, dict) and depth < 8 and not is_pictures(value) and not _is_numbers(value):
@@ -135,8 +136,7 @@ class Look:
         # Values outside of [0, 1] would bring back, in the nodes and files that keep them, what nobody has seen.
         inside = redaction.clamped(shown.images)
         made = value if inside is images else inside.reshape(value.shape)
-        colours = value.ndim == 3 and (value.shape[0] in (3, 4) or value.shape[-1] in (1, 3, 4))
-        if self._strict and colours:  # or one picture, and no masks
+        if self._strict and value.ndim == 3 and len(value) in (3, 4):  # or one picture, its colours first
             return self._leaf(made, Place("value"))
         return made
 
@@ -207,6 +207,11 @@ def _passes_at_source(value: Any) -> bool:
 def _is_image(value: Tensor) -> bool:
     shaped = value.ndim in (2, 3) or (value.ndim == 4 and value.shape[-1] in (1, 3, 4))
     return shaped and value.is_floating_point() and value.numel() > 0
+
+
+def _is_one_picture(value: Tensor) -> bool:
+    """Whether three dimensions are those of one picture, its colours last, rather than of masks."""
+    return value.ndim == 3 and value.shape[-1] in (1, 3, 4) and min(value.shape[:2]) >= 8
 
 
 def _is_mesh(value: Any) -> bool:
