@@ -9,8 +9,8 @@ __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 try:
     from .extension import comfy_entrypoint
 except Exception as error:
-    # ComfyUI goes on without a folder that fails, and nothing would be guarded. Spelled as in enforce_settings.py, which
-    # may be what fails.
+    # ComfyUI goes on without a folder that fails, and nothing would be guarded. As in enforce_settings.py, which may be
+    # what fails.
     if _os.environ.get("NSFW_GUARD_ENFORCE", "").strip().lower() in ("", "0", "false", "no", "off"):
         raise
     raise SystemExit(

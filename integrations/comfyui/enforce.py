@@ -15,7 +15,7 @@ import execution
 import latent_preview
 from server import PromptServer
 
-from nsfw_guard.errors import GuardError, SettingError
+from nsfw_guard.errors import SettingError
 
 from . import classifier, enforce_trace
 from .enforce_graph import GraphRefused, guarded_expansion, guarded_graph
@@ -42,8 +42,8 @@ def install_if_asked() -> None:
     classifier.load(chosen.model)
     if chosen.audit is not None:
         enforce_trace.audit_log(chosen.audit)
-    server = PromptServer.instance
-    queue = getattr(server, "prompt_queue", None)
+    server: Any = PromptServer.instance
+    queue: Any = getattr(server, "prompt_queue", None)
     missing = [
         name
         for owner, name in ((server, "add_on_prompt_handler"), (queue, "put"), (execution, _EXPAND))
@@ -100,7 +100,10 @@ def _guarding_expansions(outputs_of: Callable[..., Any]) -> Callable[..., Any]:
     def guarding_expansions(*args: Any, **kwargs: Any) -> Any:
         output, ui, expands = outputs_of(*args, **kwargs)
         if expands:
-            output = [entry if entry[0] is None else guarded_expansion(*entry, allowed()) for entry in output]
+            output = [
+                (graph, results) if graph is None else guarded_expansion(graph, results, allowed())
+                for graph, results in output
+            ]
         return output, ui, expands
 
     return guarding_expansions

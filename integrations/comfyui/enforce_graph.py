@@ -1,4 +1,4 @@
-"""Puts guards into a graph: behind what makes pictures, around cut latents, and before what saves or shows something."""
+"""Puts guards into a graph: behind what makes pictures, around cut latents, before what saves or shows something."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nsfw_guard.errors import GuardError
 
 from . import enforce_types as table
-from .enforce_types import Kind, kind_of
+from .enforce_types import kind_of
 
 AT_SOURCE, AT_OUTPUT, UNCUT = "NSFWG_EnforcedSource", "NSFWG_Enforced", "NSFWG_EnforcedUncut"
 ALLOW = "NSFW_GUARD_ALLOW"
@@ -82,7 +82,7 @@ class _Graph:
         self.kinds = {key: kind_of(node["class_type"]) for key, node in self.given.items()}
         # Guards that came with it, from the history or from somebody who wants to be taken for guarded.
         self.nodes = {key: node for key, node in self.given.items() if node["class_type"] not in _OWN}
-        for key, node in self.nodes.items():
+        for node in self.nodes.values():
             for name, value in node["inputs"].items():
                 link = link_in(value)
                 if link is not None and link[0] in self.given and link[0] not in self.nodes:
@@ -98,7 +98,8 @@ class _Graph:
         while link[0] in self.given and self.given[link[0]]["class_type"] in _OWN:
             inner = link_in(self.given[link[0]]["inputs"].get("value"))
             if inner is None or link[0] in seen:
-                raise GraphRefused(link[0], f"node {link[0]!r} is a guard of this server, and guards nothing; remove it")
+                said = f"node {link[0]!r} is a guard of this server, and guards nothing; remove it"
+                raise GraphRefused(link[0], said)
             seen.add(link[0])
             link = inner
         return link
@@ -131,11 +132,12 @@ class _Graph:
         if any(self._decodes_from_outside(source) for source in self.nodes):
             raise GraphRefused(
                 key,
-                f"{self._named(key)} is put into the graph while it runs, and saves or shows what was decoded there from "
-                "a latent of outside. Decode it outside",
+                f"{self._named(key)} is put into the graph while it runs, and saves or shows what was decoded there "
+                "from a latent of outside. Decode it outside",
             )
         for name, value in inputs.items():
-            few = value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < _FEW)
+            few = isinstance(value, str) and len(value) < _FEW
+            few = few or value is None or isinstance(value, (bool, int, float))
             if not few and link_in(value) is None and self.allowed.isdisjoint({self.kinds[key].name}):
                 inputs[name] = self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": value})
 
@@ -166,7 +168,7 @@ class _Graph:
         return self._add(f"{key}_nsfw_source_{index}", AT_SOURCE, {"value": value})
 
     def is_source(self, key: str) -> bool:
-        """Whether a node may put out a picture that it was not given: nobody but core is trusted to change some only."""
+        """Whether a node may put out a picture that it was not given: only core is trusted to change pictures."""
         if key not in self.nodes:
             return True
         kind = self.kinds[key]
@@ -227,8 +229,8 @@ class _Graph:
             raise GraphRefused(
                 key,
                 f"{self._named(key)} shows a latent after something has cut, turned or mixed it, behind "
-                f"{self._named(latent[0])}, and no VAE is linked to it with which to look at the whole. Link the latent "
-                "as it was, or decode with VAE Decode",
+                f"{self._named(latent[0])}, and no VAE is linked to it with which to look at the whole. Link the "
+                "latent as it was, or decode with VAE Decode",
             )
         return vaes[0]
 
@@ -244,8 +246,8 @@ class _Graph:
         if unseen and kind.known:
             raise GraphRefused(
                 key,
-                f"{self._named(key)} saves or shows what is linked to {name!r}, and {self._said(types)} cannot be looked "
-                f"at. Unlink it, or ask the operator to set {ALLOW}={kind.name}.{name}",
+                f"{self._named(key)} saves or shows what is linked to {name!r}, and {self._said(types)} cannot be "
+                f"looked at. Unlink it, or ask the operator to set {ALLOW}={kind.name}.{name}",
             )
         return self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": guarded})
 

@@ -136,11 +136,11 @@ def decoded(samples: Tensor, vae: Any) -> Tensor:
     if getattr(samples, "is_nested", False):  # with sound; the pictures come first
         samples = samples.unbind()[0]
     try:
-        images = vae.decode(samples)
+        images: Tensor = vae.decode(samples)
     except Exception as error:
         raise ImageError(
-            f"A latent of the shape {tuple(samples.shape)} was cut, turned or mixed before it was decoded, and the whole "
-            f"cannot be decoded with the same VAE ({type(error).__name__}); expected one that is decoded as it was."
+            f"A latent of the shape {tuple(samples.shape)} was cut, turned or mixed before it was decoded, and the "
+            f"whole cannot be decoded with the same VAE ({type(error).__name__}); expected one that is not cut."
         ) from error
     return images.reshape(-1, *images.shape[-3:])
 

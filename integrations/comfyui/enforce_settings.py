@@ -81,4 +81,9 @@ def without_paths(text: str) -> str:
     return _PATH.sub(lambda match: match["name"] or "...", text)
 
 
-_PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:[\\/]|\\\\|~?/)(?:[^\s'\",;:()\[\]<>|]*[\\/])*(?P<name>[^\s'\",;:()\[\]<>|\\/]*)")
+_PATH = re.compile(
+    r"""(?<![\w.:/\\-])(?:[A-Za-z]:[\\/]|\\\\|~?/)  # where it begins
+    (?:[^\s'",;:()\[\]<>|]*[\\/])*  # folders
+    (?P<name>[^\s'",;:()\[\]<>|\\/]*)""",
+    re.VERBOSE,
+)

@@ -18,12 +18,13 @@ _CHANGERS = frozenset({"UPSCALE_MODEL", "INTERP_MODEL", "BACKGROUND_REMOVAL_MODE
 # Ways on which a latent may go from node to node.
 LATENT_WAYS = frozenset({LATENT, "NOISE", ANYTHING, _MATCHED})
 # What holds nothing to see, and cannot be walked: only core's own outputs, by the table below, may be given it.
-OPAQUE = frozenset(
-    "MODEL CLIP VAE CONDITIONING CLIP_VISION CLIP_VISION_OUTPUT CONTROL_NET STYLE_MODEL GLIGEN UPSCALE_MODEL GUIDER "
-    "NOISE SAMPLER HOOKS HOOK_KEYFRAMES TIMESTEPS_RANGE LATENT_OPERATION LORA_MODEL LOSS_MAP PHOTOMAKER MODEL_PATCH "
-    "AUDIO_ENCODER AUDIO_ENCODER_OUTPUT LATENT_UPSCALE_MODEL BACKGROUND_REMOVAL INTERP_MODEL MOGE_MODEL DA3_MODEL "
-    "FACE_DETECTION_MODEL WAN_CAMERA_EMBEDDING".split()
-)
+OPAQUE = frozenset({
+    "MODEL", "CLIP", "VAE", "CONDITIONING", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONTROL_NET", "STYLE_MODEL",
+    "GLIGEN", "UPSCALE_MODEL", "GUIDER", "NOISE", "SAMPLER", "HOOKS", "HOOK_KEYFRAMES", "TIMESTEPS_RANGE",
+    "LATENT_OPERATION", "LORA_MODEL", "LOSS_MAP", "PHOTOMAKER", "MODEL_PATCH", "AUDIO_ENCODER",
+    "AUDIO_ENCODER_OUTPUT", "LATENT_UPSCALE_MODEL", "BACKGROUND_REMOVAL", "INTERP_MODEL", "MOGE_MODEL", "DA3_MODEL",
+    "FACE_DETECTION_MODEL", "WAN_CAMERA_EMBEDDING",
+})  # fmt: skip
 # Shapes and drawings that show pictures when they are drawn, which the guard cannot do.
 DRAWN = frozenset({"SVG", "SPLAT", "VOXEL", "FILE_3D_SPLAT_ANY", "FILE_3D_POINT_CLOUD_ANY"})
 _ANY_OPAQUE = OPAQUE | {"SIGMAS"}
@@ -62,13 +63,14 @@ EMPTY = (
     "VAEEncodeForInpaint", "VAEEncodeAudio",
 )  # fmt: skip
 # Core's nodes that hand latents on with every picture of theirs whole, and the right way up.
-WHOLE = frozenset(
-    "SetLatentNoiseMask LatentFromBatch RepeatLatentBatch RebatchLatents LatentBatchSeedBehavior LatentUpscaleBy "
-    "TrimVideoLatent LTXVCropGuides LTXVConcatAVLatent LTXVSeparateAVLatent LTXVLatentUpsampler LTXVAddGuide "
-    "LTXVImgToVideoInplace HunyuanVideo15LatentUpscaleWithModel HunyuanVideo15SuperResolution HunyuanRefinerLatent "
-    "AddNoise NormalizeVideoLatentStart ReplaceVideoLatentFrames SeedVR2TemporalChunk SeedVR2TemporalMerge "
-    "WanSoundImageToVideoExtend ComfySwitchNode CreateList".split()
-)
+WHOLE = frozenset({
+    "SetLatentNoiseMask", "LatentFromBatch", "RepeatLatentBatch", "RebatchLatents", "LatentBatchSeedBehavior",
+    "LatentUpscaleBy", "TrimVideoLatent", "LTXVCropGuides", "LTXVConcatAVLatent", "LTXVSeparateAVLatent",
+    "LTXVLatentUpsampler", "LTXVAddGuide", "LTXVImgToVideoInplace", "HunyuanVideo15LatentUpscaleWithModel",
+    "HunyuanVideo15SuperResolution", "HunyuanRefinerLatent", "AddNoise", "NormalizeVideoLatentStart",
+    "ReplaceVideoLatentFrames", "SeedVR2TemporalChunk", "SeedVR2TemporalMerge", "WanSoundImageToVideoExtend",
+    "ComfySwitchNode", "CreateList",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

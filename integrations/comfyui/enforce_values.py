@@ -92,9 +92,9 @@ class Look:
             raise ImageError("The value is a LATENT, which cannot be looked at; expected an IMAGE: decode it before.")
         if hasattr(value, "get_components"):
             return self._video(value)
-        if isinstance(value, Tensor) and value.ndim >= 2 and not _is_one_picture(value):
-            if self._strict or _is_image(value):
-                return self._tensor(value)
+        batch = isinstance(value, Tensor) and value.ndim >= 2 and not _is_one_picture(value)
+        if batch and (self._strict or _is_image(value)):
+            return self._tensor(value)
         if _is_mesh(value):
             return self._mesh(value)
         if type(value) in (list, tuple, dict) and depth < 8 and not is_pictures(value) and not _is_numbers(value):
@@ -125,7 +125,7 @@ class Look:
         done = batch.replace(chosen)
         return done.reshape(pictures.shape) if isinstance(pictures, Tensor) else done
 
-    def _tensor(self, value: Tensor) -> Tensor:
+    def _tensor(self, value: Tensor) -> Any:
         """An IMAGE or a MASK, which can hold a picture too, in [0, 1]."""
         images = value[..., None] if value.ndim == 3 else value[None, ..., None] if value.ndim == 2 else value
         scores = self._loaded.score(images, node_id=self._node_id)
@@ -136,9 +136,9 @@ class Look:
         # Values outside of [0, 1] would bring back, in the nodes and files that keep them, what nobody has seen.
         inside = redaction.clamped(shown.images)
         made = value if inside is images else inside.reshape(value.shape)
-        if self._strict and value.ndim == 3 and len(value) in (3, 4):  # or one picture, its colours first
-            return self._leaf(made, Place("value"))
-        return made
+        # Three or four masks may be one picture, its colours first.
+        colours = self._strict and value.ndim == 3 and len(value) in (3, 4)
+        return self._leaf(made, Place("value")) if colours else made
 
     def _video(self, value: Any) -> Any:
         decided = decide_video(value, self.settings.sensitivity, self._loaded, None, node_id=self._node_id)
@@ -151,7 +151,7 @@ class Look:
 
     def _mesh(self, value: Any) -> Any:
         if getattr(value, "vertex_colors", None) is not None and self._strict:
-            raise ImageError("The MESH has colours at its vertices, which cannot be looked at; expected a texture or none.")
+            raise ImageError("The MESH has colours at its vertices, which cannot be looked at; expected a texture.")
         texture = value.texture if getattr(value, "texture", None) is None else self._at(value.texture, 1)
         if texture is value.texture:
             return value

@@ -23,8 +23,8 @@ class NsfwGuardExtension(ComfyExtension):
             if not enforced():
                 raise
             raise SystemExit(
-                f"{ENFORCE} is set, and prompts cannot be guarded: {error} ComfyUI does not start without it. Mend this, "
-                f"or unset {ENFORCE}."
+                f"{ENFORCE} is set, and prompts cannot be guarded: {error} ComfyUI does not start without it. "
+                f"Mend this, or unset {ENFORCE}."
             ) from error
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,4 +1,4 @@
-"""Nodes of others, for the tests against a real ComfyUI: they make, change, expand and show pictures in ways of their own.
+"""Nodes of others, for the tests against a real ComfyUI: they make, change and show pictures in ways of their own.
 
 ``T`` is the demo's triangle, which its classifier flags. What an output was given is written into the output folder.
 """
@@ -243,7 +243,7 @@ class Enqueue:
 
 
 _NODES = (
-    Make, MakeAnything, MakeImage, MakeList, MakeLatent, TurnLatent, DecodeLatent, Show, MakeAndShow, Expand, ExpandLater,
-    Enqueue,
+    Make, MakeAnything, MakeImage, MakeList, MakeLatent, TurnLatent, DecodeLatent, Show, MakeAndShow, Expand,
+    ExpandLater, Enqueue,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {f"Test{node.__name__}": node for node in _NODES}
