@@ -98,7 +98,7 @@ class _Graph:
         while link[0] in self.given and self.given[link[0]]["class_type"] in _OWN:
             inner = link_in(self.given[link[0]]["inputs"].get("value"))
             if inner is None or link[0] in seen:
-                said = f"node {link[0]!r} is a guard of this server, and guards nothing; remove it"
+                said = f"node {link[0]} is a guard of this server, and guards nothing; remove it"
                 raise GraphRefused(link[0], said)
             seen.add(link[0])
             link = inner
@@ -113,7 +113,7 @@ class _Graph:
             for name, link in links.items():
                 if self.closed and link[0] not in self.nodes:
                     if shows:
-                        raise GraphRefused(key, f"node {key!r} links to {link[0]!r}, which is not in the prompt")
+                        raise GraphRefused(key, f"node {key} links to {link[0]}, which is not in the prompt")
                     continue  # ComfyUI refuses it, if anything needs this node
                 into = self.kinds[key].inputs.get(name)
                 if not self.closed and link[0] not in self.nodes and not shows and self._takes_none(key, into):
@@ -246,8 +246,8 @@ class _Graph:
         if unseen and kind.known:
             raise GraphRefused(
                 key,
-                f"{self._named(key)} saves or shows what is linked to {name!r}, and {self._said(types)} cannot be "
-                f"looked at. Unlink it, or ask the operator to set {ALLOW}={kind.name}.{name}",
+                f"{self._named(key)} saves or shows what is linked to {name}, and {self._said(types)} cannot be "
+                f"looked at. Unlink it, or ask the operator to put {kind.name}.{name} into {ALLOW}",
             )
         return self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": guarded})
 
@@ -264,7 +264,7 @@ class _Graph:
             raise GraphRefused(
                 key,
                 f"{self._named(key)} makes pictures and saves or shows them itself, before they can be looked at. Take "
-                f"another node, or ask the operator to set {ALLOW}={kind.name}",
+                f"another node, or ask the operator to put {kind.name} into {ALLOW}",
             )
 
     def _takes_none(self, key: str, into: frozenset[str] | None) -> bool:
@@ -272,7 +272,7 @@ class _Graph:
 
     def _named(self, key: str) -> str:
         kind = self.kinds.get(key)
-        return f"node {key!r} ({kind.name})" if kind else f"node {key!r}"
+        return f"node {key} ({kind.name})" if kind else f"node {key}"  # the page shows quotes as &apos;
 
     def _said(self, types: frozenset[str]) -> str:
         return f"a {' or '.join(sorted(types))}"

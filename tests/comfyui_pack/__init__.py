@@ -151,8 +151,33 @@ class DecodeLatent(Make):
         return ((latent["samples"].movedim(1, -1) + 1) / 2,)
 
 
+def pictures_in(value) -> list[np.ndarray]:
+    """[H, W, 3] in [0, 1] of every picture in a value, as somebody gets them out who knows where they are."""
+    if isinstance(value, Holder):
+        value = value.image
+    if isinstance(value, str):
+        value = json.loads(value)["picture"] if value.startswith("{") else value.split(",")[-1]
+        value = bytes.fromhex(value) if value.startswith("8950") else base64.b64decode(value)
+    if isinstance(value, io.BytesIO):
+        value = value.getvalue()
+    if isinstance(value, bytes):
+        value = Image.open(io.BytesIO(value)).convert("RGB")
+    if isinstance(value, Image.Image):
+        value = np.asarray(value) / 255
+    if isinstance(value, dict):
+        return [one for item in value.values() for one in pictures_in(item)]
+    if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], (list, float))):
+        return [one for item in value if not isinstance(item, (int, str)) for one in pictures_in(item)]
+    if value is None or isinstance(value, int):
+        return []
+    array = np.asarray(value, dtype=float)
+    array = array / 255 if array.max() > 1 else array
+    array = array.reshape(-1, *array.shape[-3:])[0] if array.ndim > 2 else array.reshape(128, 128, 3)
+    return [array if array.shape[-1] == 3 else np.moveaxis(array, 0, -1)]
+
+
 class Show:
-    """Writes what it is given into the output folder, as the text of Python and as numbers."""
+    """Writes the pictures in what it is given into the output folder."""
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
@@ -174,8 +199,8 @@ class Show:
         value = value if isinstance(more, str) else more
         if isinstance(value, dict) and "samples" in value:
             value = (value["samples"].movedim(1, -1) + 1) / 2
-        folder = folder_paths.get_output_directory()
-        torch.save(value, os.path.join(folder, f"shown-{uuid.uuid4().hex}.pt"))
+        path = os.path.join(folder_paths.get_output_directory(), f"shown-{uuid.uuid4().hex}.npy")
+        np.save(path, np.stack(pictures_in(value)))
         return {"ui": {}}
 
 
