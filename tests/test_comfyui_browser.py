@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import urllib.request
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from chromium import CHROMIUM, SWITCHES
 from comfyui_server import PACK, Server
 from PIL import Image
+from safetensors.torch import save_file
 
 from nsfw_guard.demo.shapes import draw
 
@@ -37,7 +37,10 @@ def triangle(color):
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("comfyui"))
     checkpoints = server.base / "models" / "nsfw_guard"
-    shutil.copytree(checkpoints / "shapes", checkpoints / "freepik")  # what the examples name
+    (checkpoints / "shapes").rename(checkpoints / "freepik")  # what the examples name
+    models = server.base / "models" / "checkpoints"
+    models.mkdir(exist_ok=True)
+    save_file({"none": torch.zeros(1)}, models / "v1-5-pruned-emaonly-fp16.safetensors")  # likewise
     server.upload("example.png", triangle("red"))  # what comes with ComfyUI, and the examples name
     server.post("/settings/Comfy.TutorialCompleted", True)
     yield server
@@ -108,6 +111,7 @@ def test_the_nodes_are_found_by_name_and_by_other_words(search):
         "mosaic": "NSFW Censor",
         "falconsai": "Load NSFW Classifier",
         "nsfw": "Save Image (Guarded)",
+        "preview image": "Preview Image (Guarded)",
     }.items():
         search(words, shown=found)
 
@@ -121,7 +125,7 @@ def test_the_nodes_of_enforce_mode_are_not_offered(search, words, hidden):
 def test_every_example_loads_whole(server, page):
     offered = server.get("/workflow_templates")["nsfw_guard"]
     assert sorted(offered) == EXAMPLES
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     for name in EXAMPLES:
         workflow = example(server, name)
         load(page, workflow)
@@ -156,13 +160,14 @@ def run_and_look(page, server):
     """Press the button, wait for the verdict of this run; returns it, and the prompt's entry in the history."""
     before = set(server.get("/history"))
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function(
-        "before => fetch('/history').then(answer => answer.json()).then("
-        "all => Object.keys(all).some(id => !before.includes(id)))",
-        arg=sorted(before),
-    )
     page.wait_for_function(DRAWN, arg="1")
-    ((_, entry),) = [item for item in server.get("/history").items() if item[0] not in before]
+    for _ in range(600):  # the history comes when all of the prompt is over
+        new = [entry for key, entry in server.get("/history").items() if key not in before]
+        if new:
+            break
+        page.wait_for_timeout(100)
+    (entry,) = new
+    page.wait_for_function(DRAWN, arg="1")
     return page.evaluate(VERDICT), entry
 
 
@@ -203,6 +208,68 @@ def test_the_verdict_is_drawn_once_and_again_from_the_cache(server, page, render
     assert "FLAGGED" not in json.dumps(page.evaluate("app.graph.serialize()"))
     assert "FLAGGED" not in json.dumps(page.evaluate("app.graphToPrompt().then(({output}) => output)"))
     assert broken == []
+
+
+WIDGETS = {
+    "blur": {"action.cells": 16},
+    "pixelate": {"action.cells": 16},
+    "fill": {"action.color": "#000000"},
+    "replace": {"action.fit": "cover"},
+    "block": {"action.message": ""},
+    "detect only": {},
+}
+
+
+def test_what_belongs_to_an_action_is_on_the_node_though_it_may_be_left_out(server, page, renderer):
+    page.reload()
+    ready(page)
+    load(page, example(server, "guard_one_node"))
+    for action, more in WIDGETS.items():
+        page.evaluate(
+            """action => { const [guard] = app.graph.nodes.filter(node => node.type === "NSFWG_Guard");
+                          guard.widgets.find(widget => widget.name === "action").value = action; }""",
+            action,
+        )
+        page.wait_for_timeout(200)
+        names = page.evaluate(
+            """() => app.graph.nodes.find(node => node.type === "NSFWG_Guard").widgets.map(widget => widget.name)"""
+        )
+        assert [name for name in names if name.startswith("action.")] == list(more)
+        prompt = page.evaluate("app.graphToPrompt().then(({output}) => output)")
+        (inputs,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "NSFWG_Guard"]
+        assert inputs["action"] == action
+        assert {name: value for name, value in inputs.items() if name.startswith("action.")} == more
+
+
+def test_a_guarded_preview_is_shown_on_the_node(server, page, renderer):
+    new = server.upload(f"preview{renderer}.png", triangle("orange" if renderer else "purple"))
+    page.reload()
+    ready(page)
+    workflow = example(server, "guard_one_node")
+    (picture,) = [node for node in workflow["nodes"] if node["type"] == "LoadImage"]
+    picture["widgets_values"][0] = new
+    (saving,) = [node for node in workflow["nodes"] if node["type"] == "SaveImage"]
+    values = ["balanced", "blur", 16]
+    sockets = [{"name": "images", "type": "IMAGE", "link": saving["inputs"][0]["link"]}]
+    saving |= {"type": "NSFWG_PreviewImage", "inputs": sockets, "outputs": [], "widgets_values": values}
+    load(page, workflow)
+    _, entry = run_and_look(page, server)
+    (shown,) = entry["outputs"][str(saving["id"])]["images"]
+    assert shown["type"] == "temp"
+    assert entry["outputs"][str(saving["id"])]["text"][0].startswith("1 image: none flagged")  # it is blurred by now
+    drawn = """id => { const node = app.graph.nodes.find(node => node.id === id);
+        const images = [...(node.imgs ?? []), ...document.querySelectorAll(`[data-node-id="${id}"] img`)];
+        return images.some(image => image.naturalWidth > 0 && decodeURIComponent(image.src).includes("type=temp")); }"""
+    page.wait_for_function(drawn, arg=saving["id"])
+
+
+def test_the_menu_has_two_places_for_the_nodes(server):
+    places = {
+        info["category"]
+        for name, info in server.get("/object_info").items()
+        if name.startswith("NSFWG_") and not info["dev_only"]
+    }
+    assert places == {"image/safety", "video"}
 
 
 def test_the_help_page_is_served(server):

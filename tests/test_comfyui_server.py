@@ -11,12 +11,14 @@ import pickle
 import re
 import shutil
 import subprocess
+import urllib.request
 import wave
 
 import numpy as np
 import pytest
 import torch
-from comfyui_server import ROOT, Refused, Server
+from comfyui_server import PACK, ROOT, Refused, Server
+from PIL import Image
 
 from nsfw_guard import NsfwGuard, Redaction
 from nsfw_guard.demo.shapes import draw
@@ -334,6 +336,100 @@ def test_saving_leaves_blocked_images_out(server):
     assert np.array_equal(shown, picture(SAFE))
 
 
+def test_a_guarded_preview_shows_nothing_else_and_writes_to_temp_alone(server):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    before = set(server.base.glob("output/**/*.png"))
+    nodes["preview"] = {
+        "class_type": "NSFWG_PreviewImage",
+        "inputs": {"images": link, "sensitivity": "balanced", "action": "blur"},
+    }
+    run = server.run({**nodes, "save": save(["preview", 0], "handed_on")})
+    assert run.succeeded, run.error
+    assert {entry["type"] for entry in run.outputs["preview"]["images"]} == {"temp"}
+    assert {file.name.split("_0")[0] for file in {*server.base.glob("output/**/*.png")} - before} == {"handed_on"}
+    safe, unsafe = run.pictures("preview")
+    assert np.array_equal(safe, picture(SAFE))
+    shown = torch.from_numpy(unsafe.copy()).movedim(-1, 0)[None] / 255
+    assert not NsfwGuard("demo").check(shown)[0].flagged
+    for file in server.base.glob("temp/**/*.png"):
+        assert not np.array_equal(np.asarray(Image.open(file)), picture(UNSAFE))
+    for one, other in zip(run.pictures("save"), (safe, unsafe), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("node", ["NSFWG_SaveImage", "NSFWG_PreviewImage"])
+@pytest.mark.parametrize("scenes", [[SAFE, UNSAFE], [UNSAFE]])
+def test_what_is_not_written_is_not_handed_on(server, node, scenes):
+    nodes, link = load(server, scenes)
+    settings = {"sensitivity": "balanced", "action": "block"}
+    settings |= {"filename_prefix": "handed"} if node == "NSFWG_SaveImage" else {}
+    nodes["write"] = {"class_type": node, "inputs": {"images": link, **settings}}
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["write", 1]}}
+    run = server.run({**nodes, "save": save(["write", 0], "after")})
+    assert run.succeeded, run.error
+    assert [np.array_equal(one, picture(SAFE)) for one in run.pictures("save")] == [True] * (len(scenes) - 1)
+    assert run.outputs["text"]["text"] == ["True"]
+
+
+ACTIONS_ALONE = ["blur", "pixelate", "fill", "replace", "block", "detect only"]
+
+
+@pytest.mark.parametrize("action", ACTIONS_ALONE)
+def test_an_api_prompt_may_leave_out_what_belongs_to_an_action(server, action):
+    nodes, link = load(server, [SAFE, UNSAFE])
+    nodes["other"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}}
+    inputs = {"image": link, "sensitivity": "balanced", "action": action}
+    inputs |= {"replacement": ["other", 0]} if action == "replace" else {}
+    run = server.run({**nodes, "guard": {"class_type": "NSFWG_Guard", "inputs": inputs}, "save": save(["guard", 0])})
+    assert run.succeeded, run.error
+    assert run.report("guard")["action"] == action
+    assert len(run.pictures("save")) == (0 if action == "block" else 2)
+
+
+def test_a_threshold_without_a_number_is_refused(server):
+    nodes, link = load(server, [SAFE])
+    inputs = {"image": link, "sensitivity": "threshold", "action": "blur"}
+    with pytest.raises(Refused, match="required_input_missing"):
+        server.run({**nodes, "guard": {"class_type": "NSFWG_Guard", "inputs": inputs}, "save": save(["guard", 0])})
+
+
+def test_a_mask_is_made_only_when_it_is_needed(server):
+    for scene, needed in ((SAFE, False), (UNSAFE, True)):
+        nodes, link = load(server, [scene])
+        nodes["classify"] = classify(link)
+        nodes["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64 + needed}}
+        run, executed = server.watched(
+            {**nodes, "censor": censor(link, 0.5, mask=["mask", 0]), "save": save(["censor", 0])}
+        )
+        assert ("mask" in executed) is needed
+        assert run.succeeded is not needed
+        assert not needed or "The mask has the shape (1, 65, 64); expected [H, W] = [128, 128]" in run.error
+
+
+def test_nothing_that_is_saved_or_told_names_a_folder_of_the_server(server):
+    nodes, link = load(server, [SAFE])
+    nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "shapes/model.safetensors"}}
+    settings = {"sensitivity": "balanced", "action": "blur"}
+    nodes["guard"] = guard(link, classifier=["model", 0])
+    nodes["classify"] = classify(link)
+    nodes["censor"] = censor(link, 0.5)
+    written = {"images": ["guard", 0], "filename_prefix": "told", "prompt_in_file": "in all images", **settings}
+    nodes["guarded"] = {"class_type": "NSFWG_SaveImage", "inputs": written}
+    nodes["preview"] = {"class_type": "NSFWG_PreviewImage", "inputs": {"images": ["censor", 0], **settings}}
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["classify", 0]}}
+    prompt_id = server.submit({**nodes, "save": save(["guard", 0], "told_too")})
+    run = server.finished(prompt_id)
+    assert run.succeeded, run.error
+    history = json.dumps(server.get(f"/history/{prompt_id}"))
+    files = [server.open(entry) for node in ("guarded", "preview", "save") for entry in run.outputs[node]["images"]]
+    assert len(files) == 3
+    prompts = [json.loads(file.text["prompt"]) for file in files]
+    assert all(re.fullmatch("[0-9a-f]{32}", prompt["guard"]["is_changed"][0]) for prompt in prompts)
+    for said in (history, *(text for file in files for text in file.text.values())):
+        for place in (str(server.base), str(ROOT), "/models/nsfw_guard"):
+            assert place not in said
+
+
 # --- Videos ----------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +483,37 @@ def test_frames_of_a_video(server, settings, black, seen):
     assert report["redacted_seconds"] == [[black[0] / 4, (black[-1] + 1) / 4]]
     assert len(report["verdicts"]) == len(report["seen_frames"]) == seen
     assert f"{black[0] / 4:.2f} to {(black[-1] + 1) / 4:.2f} s" in run.outputs["guard"]["text"][0]
+
+
+def test_the_report_of_a_video_counts_frames_and_not_looks(server):
+    unsafe = [10, 11, 12, 20]
+    scenes = [UNSAFE if index in unsafe else SAFE for index in range(30)]
+    run, _ = frames_of(server, {**clip(server, scenes), "guard": video_guard(every=2, min_run=1)})
+    report = run.report("guard")
+    assert report["flagged_indices"] == [10, 12, 20]  # 11 lies between two that are flagged
+    assert [verdict["index"] for verdict in report["verdicts"]] == report["seen_frames"]
+    head, *lines = run.outputs["guard"]["text"][0].split("\n")
+    assert head == f"30 frames, {len(report['seen_frames'])} looked at: 3 FLAGGED, fill"
+    assert lines[:2] == ["2.50 to 3.25 s: fill", "5.00 to 5.25 s: fill"]
+    assert [line.split(":")[0] for line in lines if "FLAGGED" in line] == ["10", "12", "20"]
+    assert lines[-1] == "classifier: shapes/model.safetensors"
+
+
+@pytest.mark.parametrize("source", ["frames", "file"])
+def test_the_replacement_of_a_video_is_made_only_when_something_is_flagged(server, source):
+    video_files(server)
+    for name, scenes, made in (("safe.mp4", [SAFE] * 4, False), ("unsafe.mp4", FRAMES, True)):
+        nodes = clip(server, scenes)
+        if source == "file":
+            nodes = {"clip": {"class_type": "LoadVideo", "inputs": {"file": name}}}
+        size = {"width": 64, "height": 64, "batch_size": 1, "color": 7 + made}
+        nodes["other"] = {"class_type": "EmptyImage", "inputs": size}
+        nodes["guard"] = video_guard(action="replace", replacement=["other", 0])
+        nodes["parts"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["guard", 0]}}
+        run, executed = server.watched({**nodes, "save": save(["parts", 0])})
+        assert run.succeeded, run.error
+        assert ("other" in executed) is made
+        assert run.report("guard")["flagged"] is made
 
 
 def test_a_saved_video_keeps_its_sound_rate_and_frames(server):
@@ -457,6 +584,7 @@ write("two.mp4", "h264", "yuv420p", [safe, unsafe], "rgb24")
 write("alpha.mov", "png", "rgba", [np.dstack([np.full_like(safe, 255), shape])], "rgba")
 write("changed.mp4", "h264", "yuv420p", [safe], "rgb24")
 write("unsafe.mp4", "h264", "yuv420p", [unsafe], "rgb24")
+write("safe.mp4", "h264", "yuv420p", [safe], "rgb24")
 """
 
 
@@ -551,13 +679,13 @@ def test_a_checkpoint_that_is_not_there_is_refused(server):
 def test_a_checkpoint_removed_after_validation_stops_the_prompt(server):
     nodes, link = load(server, [UNSAFE])
     folder = server.base / "models" / "nsfw_guard" / "brief"
-    shutil.copytree(server.base / "models" / "nsfw_guard" / "shapes", folder)
     long = {"class_type": "RepeatImageBatch", "inputs": {"image": link, "amount": 4096}}
     with server.listening() as socket:
         before = {**nodes, "many": long, "first": classify(["many", 0])}
         before["look"] = {"class_type": "PreviewAny", "inputs": {"source": ["first", 1]}}
         server.submit(before, client_id=socket.client_id)
         socket.wait_for("progress", lambda data: data["node"] == "first")
+        shutil.copytree(server.base / "models" / "nsfw_guard" / "shapes", folder)
         nodes["model"] = {"class_type": "NSFWG_LoadClassifier", "inputs": {"checkpoint": "brief/model.safetensors"}}
         prompt_id = server.submit({**nodes, "guard": guard(link, classifier=["model", 0]), "save": save(["guard", 0])})
         shutil.rmtree(folder)
@@ -604,13 +732,36 @@ def test_the_demo_runs_where_it_is_chosen_by_name(server):
     assert run.report("guard")["flagged_indices"] == [1]
 
 
-def test_installing_moves_no_package_of_comfyuis(tmp_path):
-    command = [os.environ["COMFYUI_PYTHON"], "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", str(ROOT)]
+def test_the_example_for_programs_runs_and_prints_what_the_readme_says(server):
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n.*?```\n(.*?)```", readme, re.DOTALL).groups()
+    server.upload("example.png", picture(("triangle", "orange", "purple")))
+    code = code.replace("http://127.0.0.1:8188", server.url)
+    done = subprocess.run([os.environ["COMFYUI_PYTHON"], "-I", "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    number = re.compile(r"guarded_\d+_")
+    assert number.sub("guarded_", done.stdout) == number.sub("guarded_", printed)
+
+
+def test_every_node_has_a_help_page(server):
+    for name, info in server.get("/object_info").items():
+        if name.startswith("NSFWG_") and not info["dev_only"]:
+            with urllib.request.urlopen(f"{server.url}/extensions/nsfw_guard/docs/{name}.md") as answer:
+                assert answer.read().decode().startswith(f"# {info['display_name']}\n")
+
+
+def would_be_installed(*what):
+    command = [os.environ["COMFYUI_PYTHON"], "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", *what]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"pip did not get through: {done.stderr[-200:]}")
-    names = {entry["metadata"]["name"] for entry in json.loads(done.stdout)["install"]}
-    assert names <= {"nsfw-guard", "timm"}
+    return {entry["metadata"]["name"] for entry in json.loads(done.stdout)["install"]}
+
+
+@pytest.mark.parametrize("what", [[str(ROOT)], ["-r", str(PACK / "requirements.txt")]], ids=["checkout", "file"])
+def test_installing_moves_no_package_of_comfyuis(what):
+    lacking = would_be_installed("torch", "torchvision", "transformers")  # of an installation that is not whole
+    assert would_be_installed(*what) - lacking <= {"nsfw-guard", "timm"}
 
 
 # --- Servers of their own --------------------------------------------------------------------------------------------
