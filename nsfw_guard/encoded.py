@@ -149,8 +149,8 @@ def look_at_bytes(data: bytes, check: Check, name: str) -> bytes:
         batch = read_images([data])
     except ImageError as error:
         raise ImageError(
-            f"{name} is {len(data)} bytes that are no picture or film that can be looked at; expected PNG, JPEG and the "
-            f"like, or pictures as PIL, NumPy or tensors ({error})."
+            f"{name} is {len(data)} bytes that are no picture or film that can be looked at; expected PNG, JPEG "
+            f"or the like, or pictures as PIL, NumPy or tensors ({error})."
         ) from error
     given = batch.items[0].original
     done = check(batch)

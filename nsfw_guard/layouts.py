@@ -66,9 +66,10 @@ def as_array(value: Any, name: str) -> Tensor | np.ndarray[Any, Any]:
 def layouts(value: Any, name: str) -> list[Layout]:
     """Return every way in which an array may be pictures of at least 8x8 pixels; none if there is none.
 
-    Heights and widths are next to each other. Before or behind them are 1 to 4 channels, or none: arrays of two or four
-    channels, and those whose channels may be pictures as well, are read as gray pictures, too. Three channels where
-    the array's library has them (first in tensors, last in NumPy's) are colours and nothing else.
+    Heights and widths are next to each other. Before or behind them are 1 to 4 channels, or none: in ``[H, W]`` and
+    ``[N, H, W]``. What may be several gray pictures instead of channels is read as such, too, except for three channels
+    where the array's library has them (first in tensors, last in NumPy's). The colours of a clip may be before its
+    frames.
 
     Raises:
         ImageError: The numbers cannot be read: complex, sparse, without data; or integers outside of [0, 65535].
@@ -107,7 +108,9 @@ def _axes(shape: tuple[int, ...], *, channels_last: bool) -> list[tuple[int | No
             return ways
         if channels(-3) != 3 and channels(-4) >= 3:  # the colours of a clip are before its frames
             ways.append((-4, -2, -1))
-        if not ways and large(-3) and shape[-3] == shape[-2]:  # [N, H, W] or [H, W, N]
+        if not channels(-3) and rank > 3:
+            return ways  # more channels than a picture has, such as those of latents
+        if large(-3) and shape[-3] == shape[-2]:  # [N, H, W] or [H, W, N]
             if shape[-2] != shape[-1]:
                 return []
             ways.append((None, -3, -2))
@@ -214,7 +217,10 @@ def ranges_of(pixels: Any, name: str, *, value_range: Range = (0, 1), sure: bool
     floating = pixels.is_floating_point() if isinstance(pixels, Tensor) else pixels.dtype.kind == "f"
     low, high = _extent_of(pixels) if floating else (0.0, 1.0)
     if high > 1.5 and value_range == (0, 1):
-        raise ImageError(f"{name} has values from {low:.4g} to {high:.4g}, which cannot be checked; expected [0, 1].")
+        raise ImageError(
+            f"{name}: the host returned values from {low:.4g} to {high:.4g}, which cannot be checked; expected [0, 1]. "
+            'Return pictures: of a diffusers pipeline, ask for output_type="pil".'
+        )
     if value_range == (-1, 1):
         return [(-1, 1)] if sure and low < 0 else [(-1, 1), (0, 1)]
     if low >= 0:

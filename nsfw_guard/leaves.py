@@ -78,10 +78,12 @@ def _look_at_row(value: Any, check: Check, name: str) -> Any:
     array = as_array(value, name)
     data = _bytes_in(array)
     if data is None or not begins_like_a_picture(data):
-        kind = f"{type(value).__name__} of shape {tuple(array.shape)} and {array.dtype}"
+        shape = tuple(array.shape)
+        count = (shape[-3] if isinstance(array, Tensor) else shape[-1]) if len(shape) > 3 else 0
         raise ImageError(
-            f"{name} is a {kind}, which is no picture and cannot be looked at; expected pictures as PIL, NumPy or "
-            "tensors, of 1 to 4 channels and at least 8x8. Leave it out of what is returned."
+            f"{name} is a {type(value).__name__} of shape {shape}{f' ({count} channels)' if count else ''} and "
+            f"{array.dtype}, which cannot be looked at; expected pictures as PIL, NumPy or tensors, of 8x8 or more and "
+            "of 1 to 4 channels. What is no picture has to be left out of what is returned."
         )
     restore: Callable[[bytes], Any] = list
     if not isinstance(value, (list, tuple)):

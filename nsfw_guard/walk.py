@@ -106,6 +106,26 @@ def walk(
     return _Walk(visit, passes).at(value, Place(name), 0)
 
 
+def is_leaf(value: Any) -> bool:
+    """Whether the caller has to look at a value."""
+    if isinstance(value, Image.Image):
+        return True
+    if isinstance(value, (str, PurePath)):
+        return not _is_plain_text(value)
+    if isinstance(value, io.BytesIO):
+        return value.getbuffer().nbytes > FEW
+    if _is_bytes(value):
+        return memoryview(value).nbytes > FEW
+    if isinstance(value, (list, tuple)):
+        return is_pictures(value) or _numbers_in(value) > MANY or _are_bytes(value)
+    if not is_array(value):
+        return False
+    array = as_array(value, "")
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSUV":
+        return False
+    return math.prod(array.shape) > FEW or layout_count(tuple(array.shape)) > 0
+
+
 def is_pictures(value: Any) -> bool:
     """Whether a value is a list or tuple of nothing but PIL pictures, or of such lists."""
     if type(value) not in (list, tuple) or not value:
@@ -157,7 +177,7 @@ class _Walk:
             raise ImageError(f"{place} is one of more than {MANY} loose numbers, which may be a picture; {_EXPECTED}.")
 
     def _made(self, value: Any, place: Place, depth: int) -> Any:
-        if _is_leaf(value):
+        if isinstance(value, (str, PurePath)) or is_leaf(value):  # plain text is out already
             made = self._visit(value, place)
             return self._attributes(value, made, place, depth) if isinstance(value, (Tensor, np.ndarray)) else made
         if is_array(value) and not _is_bytes(value):
@@ -215,7 +235,9 @@ class _Walk:
 
     def _of_items(self, value: Any, place: Place, depth: int) -> Any:
         items = list(value)
-        made = [self.at(item, place.item(index), depth) for index, item in enumerate(items)]
+        fields = getattr(value, "_fields", None)
+        places = [place.attribute(name) for name in fields] if fields else map(place.item, range(len(items)))
+        made = [self.at(item, inner, depth) for item, inner in zip(items, places, strict=True)]
         if all(one is other for one, other in zip(made, items, strict=True)):
             return self._attributes(value, value, place, depth)
         if isinstance(value, (list, deque)):
@@ -259,24 +281,6 @@ def _is_plain_text(value: Any) -> bool:
 
 def _is_bytes(value: Any) -> bool:
     return isinstance(value, (bytes, bytearray, memoryview))
-
-
-def _is_leaf(value: Any) -> bool:
-    """Whether the caller has to look at a value; text and paths are only asked about if they hold something."""
-    if isinstance(value, (Image.Image, str, PurePath)):
-        return True
-    if isinstance(value, io.BytesIO):
-        return value.getbuffer().nbytes > FEW
-    if _is_bytes(value):
-        return memoryview(value).nbytes > FEW
-    if isinstance(value, (list, tuple)):
-        return is_pictures(value) or _numbers_in(value) > MANY or _are_bytes(value)
-    if not is_array(value):
-        return False
-    array = as_array(value, "")
-    if isinstance(array, np.ndarray) and array.dtype.kind in "OSUV":
-        return False
-    return math.prod(array.shape) > FEW or layout_count(tuple(array.shape)) > 0
 
 
 def _numbers_in(value: Any, depth: int = 0) -> int:

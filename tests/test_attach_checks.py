@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers.utils import BaseOutput
 from nsfw_guard.integrations.diffusers_pipeline.checks import check_images
-from nsfw_guard.integrations.diffusers_pipeline.finished import check_any
-from nsfw_guard.integrations.diffusers_pipeline.pipeline import finish, look
+from nsfw_guard.integrations.diffusers_pipeline.finished import check_any, look
+from nsfw_guard.integrations.diffusers_pipeline.pipeline import finish
 from nsfw_guard.integrations.diffusers_pipeline.record import Passed, Record, merged, worst
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from outputs import EVERYBODY, NOBODY
@@ -31,8 +31,8 @@ def guard(tiny_folder):
     return NsfwGuard(tiny_folder, dtype="float32", policy=EVERYBODY)
 
 
-def record(guard, *, quantises=False, **settings):
-    return Record(Attachment(guard, Settings(**settings)), None, quantises=quantises)
+def record(guard, *, exact=False, **settings):
+    return Record(Attachment(guard, Settings(**settings)), None, exact=exact)
 
 
 def pipeline_named(name):
@@ -167,23 +167,13 @@ def test_a_list_in_which_a_picture_was_exchanged_is_not_found(guard):
         assert own.find([exchanged]) is None
 
 
-@pytest.mark.parametrize(("levels", "found"), [(0, True), (1, True), (2, False)])
-def test_what_was_rounded_to_8_bits_is_found_and_what_was_changed_more_is_not(guard, levels, found):
-    """As Cosmos does with its clips, between the check and the end of its call."""
-    clip = np.full((4, 8, 8, 3), 0.5, np.float32)
-    pictures = [picture_of(frame) for frame in clip]
-    off = clip.copy()
-    off[2, 3, 3] += levels / 255
-    off_pictures = [picture_of(frame + 1e-4) for frame in off]
-    video = torch.from_numpy(off[None]).movedim(-1, 1)
-    for given, rounded in ((clip, off), (pictures, off_pictures), (torch.from_numpy(clip), torch.from_numpy(off))):
-        own, entry = record(guard, quantises=True), Passed(CLEAN, frames=(CLEAN,) * 4)
-        own.add([given] if isinstance(given, list) else given[None], [entry])
-        assert own.find(rounded, clips=True) == ([entry] if found else None)
-        if isinstance(given, np.ndarray):
-            for tensor, value_range in ((video, (0, 1)), (video * 2 - 1, (-1, 1))):
-                assert own.find_quantised(tensor, value_range) == ([entry] if found else None)
-        assert record(guard).find(rounded, clips=True) is None
+def test_what_was_rounded_to_8_bits_is_not_found(guard):
+    """As Cosmos does with its clips, between the check and the end of its call: they are looked at again."""
+    clip = noise(4, 8, 8, 3).numpy()
+    own, entry = record(guard), Passed(CLEAN, frames=(CLEAN,) * 4)
+    own.add(clip[None], [entry])
+    assert own.find(clip, clips=True) == [entry]
+    assert own.find((clip * 255).round() / np.float32(255), clips=True) is None
 
 
 # --- The backstop ----------------------------------------------------------------------------------------------------
@@ -201,7 +191,8 @@ def test_a_composite_goes_with_what_it_was_made_of(guard):
 
 @pytest.mark.parametrize("kind", ["fields", "tuple"])
 @pytest.mark.parametrize(
-    ("policy", "latents", "kept"), [(EVERYBODY, "raise", False), (EVERYBODY, "allow", True), (NOBODY, "raise", True)]
+    ("policy", "latents", "kept"),
+    [(EVERYBODY, "raise", False), (EVERYBODY, "allow", True), (NOBODY, "raise", False), (NOBODY, "allow", True)],
 )
 def test_latents_beside_pictures(guard, kind, policy, latents, kept):
     """SANA-WM returns latents beside its frames: whoever has the VAE would see what was redacted."""
@@ -217,14 +208,13 @@ def test_latents_beside_pictures(guard, kind, policy, latents, kept):
 
 
 @pytest.mark.parametrize("kind", ["fields", "tuple"])
-@pytest.mark.parametrize(("name", "looked_at"), [("Odd", True), ("StableDiffusionXLPipeline", False)])
-def test_arrays_in_unexpected_places(guard, kind, name, looked_at):
-    """Of a class that nobody has classified, what looks like a picture is one; others say what their arrays are."""
+@pytest.mark.parametrize("name", ["Odd", "StableDiffusionXLPipeline"])
+def test_arrays_in_unexpected_places(guard, kind, name):
+    """Of a class that is known, too: what the table does not declare is looked at."""
     main, extra = noise(2, 1, 16, 16, 3).numpy()
     output = OrderedDict(images=main, previews=extra) if kind == "fields" else (main, extra)
     done = finish(pipeline_named(name), output, record(guard))
-    shown = done["previews"] if kind == "fields" else done[1]
-    assert np.array_equal(shown, extra) != looked_at
+    assert not np.array_equal(done["previews"] if kind == "fields" else done[1], extra)
 
 
 def test_ifs_own_field_has_the_flags_too(guard):

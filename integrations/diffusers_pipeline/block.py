@@ -10,34 +10,44 @@ from diffusers.modular_pipelines import ComponentSpec, InputParam, OutputParam
 from nsfw_guard.errors import SettingError
 from nsfw_guard.guard import NsfwGuard
 
-from .finished import check_any
-from .modular import OUTPUTS
+from .finished import Finish
+from .modular import PICTURES, look_through_state
 from .pipeline import device_of, report
-from .record import Passed, Record
+from .record import Record
 from .settings import Attachment, Settings
 
 
 class NsfwGuardBlock(ModularPipelineBlocks):  # type: ignore[misc]
     """A block that checks finished images or videos, to be put last: ``blocks.sub_blocks.insert("guard", block, n)``.
 
-    It looks at what the blocks before it made, PIL images included; ``attach`` looks at the decoded tensor. The guard
-    is the component ``safety_checker``: ``pipe.update_components(safety_checker=NsfwGuard())``.
+    It looks at all that the blocks before it have left in the state, PIL images included; ``attach`` looks at the
+    decoded tensor. Latents, masks and embeddings are ``None`` behind it, unless they are allowed, and so is what cannot
+    be looked at. The guard is the component ``safety_checker``: ``pipe.update_components(safety_checker=NsfwGuard())``.
 
     Args:
+        latents: ``"allow"`` leaves latents, masks and embeddings in the state, for blocks or pipelines behind it.
         every: As for ``attach``.
         video: As for ``attach``.
         min_run: As for ``attach``.
         on_verdicts: As for ``attach``.
     """
 
-    def __init__(self, *, every: int = 1, video: str = "frame", min_run: int = 8, on_verdicts: Any = None) -> None:
-        self._settings = Settings(every=every, video=video, min_run=min_run, on_verdicts=on_verdicts)
+    def __init__(
+        self,
+        *,
+        latents: str = "raise",
+        every: int = 1,
+        video: str = "frame",
+        min_run: int = 8,
+        on_verdicts: Any = None,
+    ) -> None:
+        self._settings = Settings(latents, every, video, min_run, on_verdicts)
         super().__init__()
 
     @property
     def description(self) -> str:
         """What the block does."""
-        return "Checks images or videos, and redacts those that are flagged."
+        return "Checks images, videos and whatever else is in the state, and redacts what is flagged."
 
     @property
     def expected_components(self) -> list[Any]:
@@ -70,17 +80,11 @@ class NsfwGuardBlock(ModularPipelineBlocks):  # type: ignore[misc]
             )
         if block.output_type == "latent":
             raise SettingError('output_type="latent" gives the guard nothing to look at; expected "pil", "np" or "pt".')
-        record = Record(Attachment(guard, self._settings), device_of(components))
-        found: list[Passed] = []
-        for name, clips in OUTPUTS.items():
-            given = getattr(block, name, None)
-            if given is not None:
-                images, passed = check_any(given, record, clips=clips, value_range=(0, 1))
-                setattr(block, name, images)
-                found += passed
-        if not found:
+        if all(getattr(block, name, None) is None for name in PICTURES):
             raise SettingError("The block found no images or videos; put it behind the block that decodes.")
-        said = report(found, record)
-        block.nsfw_content_detected, block.verdicts = said["nsfw_content_detected"], said["verdicts"]
-        self.set_block_state(state, block)
+        record = Record(Attachment(guard, self._settings), device_of(components))
+        finishing = Finish(record, type(components))
+        look_through_state(state, list(state.values), finishing)
+        for name, value in report(finishing.found, record).items():
+            state.set(name, value)
         return components, state

@@ -1,9 +1,13 @@
-"""Looking at finished output of any kind: what a pipeline returns without having handed it to the guard before."""
+"""Looking at finished output: what a call returns, wherever it is, and whatever it has not handed to the guard before.
+
+All that a call returns is walked (`nsfw_guard.walk`). Pictures are found among what has passed during the call, or
+looked at now; what `table` declares to be no picture passes; the rest is plain, or an error.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +16,102 @@ from PIL import Image
 from torch import Tensor
 
 from nsfw_guard.errors import ImageError
+from nsfw_guard.images import ImageBatch
+from nsfw_guard.layouts import is_array, layouts, ranges_of
+from nsfw_guard.leaves import look_at
 from nsfw_guard.verdict import Verdict
+from nsfw_guard.walk import Place, is_leaf, is_pictures, walk
 
+from . import table
 from .checks import Range, check_images
 from .clips import check_clip
 from .record import Passed, Record
+
+
+class Finish:
+    """Looks through what one call returns, and keeps what it found.
+
+    Args:
+        record: Of the call.
+        cls: Of the pipeline; it says how its output is to be read.
+        latents: Whether latents were asked for, and may be returned: tensors where pictures would be are these.
+    """
+
+    def __init__(self, record: Record, cls: type, *, latents: bool = False) -> None:
+        self._record, self._cls, self._latents = record, cls, latents
+        self._known = table.mechanism(cls.__name__) is not None
+        self._found: list[tuple[int, Passed]] = []
+
+    @property
+    def found(self) -> list[Passed]:
+        """What was found: first what is in the fields for pictures, in the order of ``table.FIELDS``, then the rest."""
+        return [entry for _, entry in sorted(self._found, key=lambda one: one[0])]
+
+    @property
+    def hides_latents(self) -> bool:
+        """Whether latents, masks and embeddings are not to come out."""
+        return self._record.attachment.settings.latents == "raise"
+
+    def look_through(self, output: Any, name: str = "output") -> Any:
+        """Look at everything in an output.
+
+        Returns:
+            The same object; or, if something in it is flagged, a copy.
+
+        Raises:
+            ImageError: Something that cannot be looked at.
+        """
+        return walk(output, self._visit, name=name, passes=self._passes)
+
+    def look_at_field(self, name: str, value: Any) -> Any:
+        """Look at everything in one field of an output."""
+        return self.look_through({name: value})[name]
+
+    def _passes(self, value: Any, place: Place) -> bool:
+        field, inner = _field(place), place.steps[1:]
+        if field in table.FIELDS and all(isinstance(step, int) for step in inner):
+            _refuse_what_is_no_picture(value, place)
+        if inner:
+            return False
+        if self._latents and isinstance(value, Tensor) and (field in table.FIELDS or field == 0):
+            return True
+        held = table.held_in(self._cls, field)
+        return held == "latents" or (held == "other" and (self._known or not may_be_pictures(value)))
+
+    def _visit(self, leaf: Any, place: Place) -> Any:
+        field = _field(place)
+        in_field = field in table.FIELDS
+        rank = list(table.FIELDS).index(field) if in_field else len(table.FIELDS)
+        clips = table.FIELDS[field] if in_field else field == 0 and table.makes_clips(self._cls)
+        decoded = isinstance(leaf, Tensor) and leaf.ndim == 5 and table.returns_decoded(self._cls)
+        shown = leaf.movedim(1, 2) if decoded else leaf
+        signed = decoded or table.returns_signed(self._cls)
+        done, passed = look(shown, self._record, clips=clips, signed=signed, sure=self._known, name=str(place))
+        if not clips:  # an image that a video pipeline made as a clip of one frame
+            passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
+        known = {id(entry) for _, entry in self._found}
+        if not all(id(entry) in known for entry in passed):  # LDM3D: pictures and their depth
+            self._found += [(rank, entry) for entry in passed]
+        if done is shown:
+            return leaf
+        return done.movedim(1, 2) if decoded else done
+
+
+def look(
+    images: Any, record: Record, *, clips: bool, signed: bool = False, sure: bool = True, name: str = "output"
+) -> tuple[Any, list[Passed]]:
+    """Find images among what has passed, or check them; ``signed`` and ``sure`` are about tensors in [-1, 1].
+
+    What is new although something was flagged is taken for a composite of it, and goes with it: in-painting pastes the
+    original picture back over the crop that was checked.
+    """
+    if isinstance(images, (Image.Image, Tensor, np.ndarray)) or is_pictures(images):
+        passed = record.find(images, clips=clips, final=True)
+        if passed is not None:
+            return images, passed
+    before = [entry.verdict for entry in record.passed]
+    value_range = (-1, 1) if signed and isinstance(images, Tensor) else (0, 1)
+    return check_any(images, record, clips=clips, value_range=value_range, sure=sure, before=before, name=name)
 
 
 def check_any(
@@ -24,111 +119,118 @@ def check_any(
     record: Record,
     *,
     clips: bool,
-    value_range: Range,
+    value_range: Range = (0, 1),
     sure: bool = True,
     before: Sequence[Verdict] = (),
+    name: str = "output",
 ) -> tuple[Any, list[Passed]]:
-    """Check finished output of any kind: what a pipeline returns without having handed it to the guard before.
+    """Check a leaf of an output.
 
     Args:
-        images: PIL images, clips of them, arrays or tensors, one item or many.
+        images: PIL images, clips of them, an array or tensor of one item or many, or whatever ``look_at`` takes.
         record: Of the call.
         clips: Whether a flat list of pictures, or a 4-D array, is one clip.
-        value_range: Of arrays and tensors, as far as it is known; see ``_ranges_of``.
+        value_range: Of arrays and tensors, as far as it is known; see ``ranges_of``.
         sure: Whether (-1, 1) is what the pipeline's class is known for.
         before: What was decided earlier in the call.
+        name: What messages call it.
 
     Returns:
-        The same, redacted; one entry per item.
+        The same, redacted; one entry per item. Of what can be read in several ways, those by the first of them, and
+        what is flagged by the others.
 
     Raises:
-        ImageError: It is none of these.
+        ImageError: It cannot be checked.
     """
-    also: tuple[Range, ...] = ()
+    found: list[list[Passed]] = []
 
-    def of_clips(items: Any) -> tuple[list[Any], list[Passed]]:
-        checked = [check_clip(item, record, value_range=value_range, also=also, before=before) for item in items]
-        return [clip for clip, _ in checked], [passed for _, passed in checked]
+    def check(some: Any) -> Any:
+        spans = [value_range]
+        if isinstance(some, (Tensor, np.ndarray)):
+            spans = ranges_of(some, name, value_range=value_range, sure=sure)
+        done, passed = _checked(some, record, clips=clips, spans=spans, before=before)
+        found.append([entry for entry in passed if not found or entry.verdict.flagged])
+        return done
 
-    if isinstance(images, Image.Image):
-        (image,), passed = check_images([images], record, value_range=value_range, before=before)
-        return image, passed
+    done = check(images) if _is_ordinary(images) else look_at(images, check, name)
+    return done, [entry for passed in found for entry in passed]
+
+
+def _checked(
+    images: Any, record: Record, *, clips: bool, spans: Sequence[Range], before: Sequence[Verdict]
+) -> tuple[Any, list[Passed]]:
+    """Check pictures, clips of pictures, or pixels whose channels are where ``read_images`` expects them."""
+    value_range, *also = spans
+
+    def of_clip(clip: Any) -> tuple[Any, Passed]:
+        return check_clip(clip, record, value_range=value_range, also=tuple(also), before=before)
+
+    def of_images(some: Any) -> tuple[Any, list[Passed]]:
+        return check_images(some, record, value_range=value_range, also=tuple(also), before=before)
+
+    if isinstance(images, ImageBatch):
+        return of_images(images)
     if isinstance(images, (list, tuple)):
         kind: Callable[[Any], Any] = list if isinstance(images, list) else tuple
-        if images and all(isinstance(item, (list, tuple)) for item in images):
-            done, passed = of_clips([list(item) for item in images])
-            return kind(done), passed
-        if clips and images and all(isinstance(item, Image.Image) for item in images):
-            clip, one = check_clip(list(images), record, value_range=value_range, before=before)
-            return kind(clip), [one]
-        if all(isinstance(item, Image.Image) for item in images):
-            done, passed = check_images(list(images), record, value_range=value_range, before=before)
-            return kind(done), passed
-        parts = [
-            check_any(item, record, clips=clips, value_range=value_range, sure=sure, before=before) for item in images
-        ]
-        return kind(part for part, _ in parts), [entry for _, passed in parts for entry in passed]
-    if isinstance(images, (Tensor, np.ndarray)) and images.ndim in (3, 4, 5):
-        value_range, *others = _ranges_of(images, value_range, sure=sure)
-        also = tuple(others)
-        if images.ndim == 5:
-            given = list(images)
-            done, passed = of_clips(given)
-            if all(one is other for one, other in zip(done, given, strict=True)):
-                return images, passed
-            return (torch.stack(done) if isinstance(images, Tensor) else np.stack(done)), passed
-        if images.ndim == 4 and clips:
-            clip, one = check_clip(images, record, value_range=value_range, also=also, before=before)
-            return clip, [one]
-        if images.ndim == 4:
-            return check_images(images, record, value_range=value_range, also=also, before=before)
-        if images.ndim == 3:
-            done, passed = check_images(images[None], record, value_range=value_range, also=also, before=before)
-            return (done[0] if passed[0].verdict.flagged else images), passed
-    described = f"a {type(images).__name__}" + (f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else "")
-    raise ImageError(
-        f"The pipeline returned {described}, which cannot be checked; expected images or clips as PIL, NumPy or "
-        'tensors. Ask it for output_type="pil".'
-    )
+        if isinstance(images[0], (list, tuple)):
+            done = [of_clip(list(item)) for item in images]
+            same = all(
+                all(one is other for one, other in zip(clip, item, strict=True))
+                for (clip, _), item in zip(done, images, strict=True)
+            )
+            return (images if same else kind(clip for clip, _ in done)), [passed for _, passed in done]
+        if clips and isinstance(images[0], Image.Image):
+            clip, one = of_clip(list(images))
+            passed = [one]
+        else:
+            clip, passed = of_images(list(images))
+        same = all(one is other for one, other in zip(clip, images, strict=True))
+        return (images if same else kind(clip)), passed
+    if images.ndim == 3:
+        clip, passed = of_images(images[None])
+        return (clip[0] if passed[0].verdict.flagged else images), passed
+    if images.ndim == 4 and not clips:
+        return of_images(images)
+    if images.ndim == 4:
+        clip, one = of_clip(images)
+        return clip, [one]
+    given = list(images.reshape(-1, *images.shape[-4:]))
+    done = [of_clip(clip) for clip in given]
+    passed = [one for _, one in done]
+    if all(clip is other for (clip, _), other in zip(done, given, strict=True)):
+        return images, passed
+    stacked = [clip for clip, _ in done]
+    return (torch.stack(stacked) if isinstance(images, Tensor) else np.stack(stacked)).reshape(images.shape), passed
 
 
-def _ranges_of(images: Any, value_range: Range, *, sure: bool) -> list[Range]:
-    """Return the ranges in which finished arrays and tensors may be meant, the likeliest first: all are looked at.
+def _is_ordinary(images: Any) -> bool:
+    """Whether an array is gray or RGB, in the layout and in numbers that its library is known for."""
+    if isinstance(images, Tensor):
+        plain = images.layout == torch.strided and (images.is_floating_point() or images.dtype == torch.uint8)
+        return plain and images.ndim in (3, 4, 5) and images.shape[-3] in (1, 3) and min(images.shape[-2:]) >= 8
+    if isinstance(images, np.ndarray):
+        plain = (images.dtype.kind == "f" and images.dtype.itemsize <= 8) or images.dtype == np.uint8
+        return plain and images.ndim in (3, 4, 5) and images.shape[-1] in (1, 3) and min(images.shape[-3:-1]) >= 8
+    return is_pictures(images)
 
-    What is redacted is written in the first. ``output_type`` "np" and "pt" are in [0, 1] by diffusers' convention, but
-    for a few classes that return [-1, 1]. So of values that are nowhere below 0 only [0, 1] is looked at: in [-1, 1]
-    they are the same picture at half its contrast. Values below 0 may be either, and so may anything of a class that
-    is made of one of those few. Values up to 1.5 are clamped, as on a screen, and looked at from least to greatest too.
 
-    Raises:
-        ImageError: They are no images in [0, 1] or [-1, 1]; latents, for example.
-    """
-    channels = images.shape[-3] if isinstance(images, Tensor) else images.shape[-1]
-    if channels not in (1, 3):
+def may_be_pictures(value: Any) -> bool:
+    """Whether an array, or one of a list of them, has the shape of pictures."""
+    if isinstance(value, (list, tuple)):
+        return any(map(may_be_pictures, value))
+    return not is_array(value) or bool(layouts(value, "it"))
+
+
+def _refuse_what_is_no_picture(value: Any, place: Place) -> None:
+    """Where pictures belong, a name or a few numbers are none."""
+    if (isinstance(value, str) or is_array(value)) and not is_leaf(value):
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise ImageError(
-            f"The pipeline returned a {type(images).__name__} of shape {tuple(images.shape)}: {channels} channels, "
-            'which cannot be checked; expected images of 1 or 3. Ask it for output_type="pil".'
+            f"{place} is a {type(value).__name__}{shape}, which cannot be checked; expected images or clips as PIL, "
+            'NumPy or tensors. Ask the pipeline for output_type="pil".'
         )
-    floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
-    low, high = _extent_of(images) if floating else (0.0, 1.0)
-    if high > 1.5 and value_range == (0, 1):
-        raise ImageError(
-            f"The pipeline returned values from {low:.4g} to {high:.4g}, which cannot be checked; expected [0, 1]. "
-            'Ask it for output_type="pil".'
-        )
-    if value_range == (-1, 1):
-        return [(-1, 1)] if sure and low < 0 else [(-1, 1), (0, 1)]
-    if low >= 0:
-        return [(0, 1)]
-    return [(-1, 1), (0, 1)] if low < -0.05 else [(0, 1), (-1, 1)]
 
 
-def _extent_of(images: Any) -> tuple[float, float]:
-    """The least and the greatest of the finite values; what holds others is flagged whatever its range."""
-    if not math.prod(images.shape):
-        return 0.0, 1.0
-    low, high = float(images.min()), float(images.max())
-    if not math.isfinite(high - low):
-        finite = images[torch.isfinite(images) if isinstance(images, Tensor) else np.isfinite(images)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    return low, high
+def _field(place: Place) -> Any:
+    """The field of an output that a place is in; 0: the first of a tuple, or the only one."""
+    return place.steps[0] if place.steps else 0

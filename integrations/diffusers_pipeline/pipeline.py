@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nsfw_guard.errors import SettingError
@@ -19,16 +18,10 @@ from nsfw_guard.errors import SettingError
 from . import table
 from .checks import check_images, within_range
 from .early import watching
-from .finished import check_any
+from .finished import Finish
 from .processors import funnel, is_processor
 from .record import Passed, Record, current_record, record_of, recording
 from .settings import Attachment
-
-# Where outputs keep their pictures. What else there is (sound, text, embeddings, cameras) is none.
-_IMAGE_FIELDS = ("images", "image", "rgb", "depth")
-_CLIP_FIELDS = ("frames", "video", "videos")
-# Latents that come along with pictures would show what was redacted to anybody who has the VAE.
-_LATENT_FIELDS = ("latent", "latents", "keyframes")
 
 
 class GuardedPipeline:
@@ -43,7 +36,8 @@ class GuardedPipeline:
         outer = record_of(attachment)
         if outer is not None and outer.pipe is not self:
             return call(*args, **kwargs)  # an inner pipeline, in the call of the one that it is part of
-        latents = _asks_for_latents(call, args, kwargs) and not table.works_on_pixels(type(self))
+        output_type = _output_type(call, args, kwargs)
+        latents = output_type in ("latent", "latents") and not table.works_on_pixels(type(self))
         if latents and attachment.settings.latents == "raise":
             raise SettingError(
                 f'output_type="latent" of {type(self).__name__} returns latents, which the guard cannot look at. '
@@ -51,7 +45,7 @@ class GuardedPipeline:
                 'refiner), attach(pipe, guard, latents="allow").'
             )
         mechanism = table.mechanism_of(type(self))
-        record = Record(attachment, device_of(self), pipe=self, quantises=mechanism == "cosmos")
+        record = Record(attachment, device_of(self), pipe=self, exact=output_type == "pt")
         try:
             with ExitStack() as stack:
                 stack.enter_context(recording(record))
@@ -118,6 +112,9 @@ class GuardedSlot:
 def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> Any:
     """The backstop: find every image of an output among what has passed, check what is not there, add the verdicts.
 
+    The flags are those of the images in the field that is known to hold them, in their order; after these come those of
+    whatever else was looked at, field by field. Latents that come along are ``None`` unless they are allowed.
+
     Args:
         pipe: The pipeline, which says how its output is to be read.
         output: What its call returned.
@@ -125,76 +122,17 @@ def finish(pipe: Any, output: Any, record: Record, *, latents: bool = False) -> 
         latents: Whether latents were asked for, and may be returned: tensors are these, anything else is images.
 
     Returns:
-        The output; a tuple of the same length.
+        The output, or a copy of it if something is redacted.
 
     Raises:
         ImageError: Something that cannot be checked.
     """
     cls = type(pipe)
-    known = table.mechanism(cls.__name__) is not None
-    found: list[Passed] = []
-
-    def seen(images: Any, *, clips: bool) -> Any:
-        if images is None or (latents and isinstance(images, Tensor)):
-            return images
-        if isinstance(images, tuple):  # LDM3D: pictures and their depth
-            return tuple(seen(part, clips=clips) for part in images)
-        decoded = isinstance(images, Tensor) and images.ndim == 5 and table.returns_decoded(cls)
-        shown = images.movedim(1, 2) if decoded else images
-        signed = decoded or table.returns_signed(cls)
-        checked, passed = look(shown, record, clips=clips, signed=signed, sure=known)
-        if checked is not shown:
-            images = checked.movedim(1, 2) if decoded else checked
-        if not clips:  # an image that a video pipeline made as a clip of one frame
-            passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
-        if not all(any(entry is other for other in found) for entry in passed):
-            found.extend(passed)
-        return images
-
-    if isinstance(output, OrderedDict):
-        for name in list(output):
-            given = output[name]
-            if name in (*_IMAGE_FIELDS, *_CLIP_FIELDS) or _shows_something(given, arrays=not known):
-                checked = seen(given, clips=name in _CLIP_FIELDS)
-                if checked is not given:
-                    output[name] = checked
-    elif isinstance(output, tuple):
-        first = seen(output[0], clips=table.makes_clips(cls))
-        rest = (seen(part, clips=False) if _shows_something(part, arrays=not known) else part for part in output[1:])
-        output = (first, *rest)
-    else:
-        output = seen(output, clips=table.makes_clips(cls))
-    if latents and not found:
+    finishing = Finish(record, cls, latents=latents)
+    output = finishing.look_through(output)
+    if latents and not finishing.found:
         return output
-    return _with_verdicts(cls, output, report(found, record), record.attachment)
-
-
-def _shows_something(value: Any, *, arrays: bool) -> bool:
-    """Whether a part of an output that is not known to hold images does: pictures, or arrays that look like some."""
-    if isinstance(value, Image.Image):
-        return True
-    if isinstance(value, (list, tuple)):
-        return bool(value) and _shows_something(value[0], arrays=arrays)
-    if not arrays or not isinstance(value, (Tensor, np.ndarray)) or value.ndim not in (3, 4, 5):
-        return False
-    channels, *sides = value.shape[-3:] if isinstance(value, Tensor) else (value.shape[-1], *value.shape[-3:-1])
-    return channels == 3 and min(sides) >= 8
-
-
-def look(
-    images: Any, record: Record, *, clips: bool, signed: bool = False, sure: bool = True
-) -> tuple[Any, list[Passed]]:
-    """Find images among what has passed, or check them; ``signed`` and ``sure`` are about tensors in [-1, 1].
-
-    What is new although something was flagged is taken for a composite of it, and goes with it: in-painting pastes the
-    original picture back over the crop that was checked.
-    """
-    passed = record.find(images, clips=clips)
-    if passed is not None:
-        return images, passed
-    before = [entry.verdict for entry in record.passed]
-    value_range = (-1, 1) if signed and isinstance(images, Tensor) else (0, 1)
-    return check_any(images, record, clips=clips, value_range=value_range, sure=sure, before=before)
+    return _with_verdicts(cls, output, report(finishing.found, record), record.attachment)
 
 
 def report(found: list[Passed], record: Record) -> dict[str, list[Any]]:
@@ -225,24 +163,26 @@ def device_of(pipe: Any) -> torch.device | None:
 
 def _with_verdicts(cls: type, output: Any, said: dict[str, list[Any]], attachment: Attachment) -> Any:
     flags = said["nsfw_content_detected"]
-    hide = any(flags) and attachment.settings.latents == "raise"
+    hide = attachment.settings.latents == "raise"
     if isinstance(output, OrderedDict):
+        for name in list(output) if hide else ():
+            if table.held_in(cls, name) == "latents" and output[name] is not None:
+                output[name] = None
         for name in ("nsfw_content_detected", *(["nsfw_detected"] if "nsfw_detected" in vars(output) else [])):
             output[name] = flags
-        for name in _LATENT_FIELDS if hide else ():
-            if output.get(name) is not None:
-                output[name] = None
         for name in said.keys() - {"nsfw_content_detected"}:  # attributes, so that to_tuple keeps its length
             setattr(output, name, said[name])
     elif isinstance(output, tuple):
-        items = list(output)
-        in_place = len(items) > 1 and (items[1] is None or all(isinstance(flag, bool) for flag in items[1]))
-        if in_place and (table.mechanism_of(cls) or "").startswith("slot"):
+        items = [None if hide and table.held_in(cls, i) == "latents" else item for i, item in enumerate(output)]
+        if (table.mechanism_of(cls) or "").startswith("slot") and len(items) > 1 and _are_flags(items[1]):
             items[1] = flags
-        if hide and (place := table.latents_in_tuple(cls)) is not None:
-            items[place] = None
-        output = tuple(items)
+        if any(one is not other for one, other in zip(items, output, strict=True)):
+            output = output._make(items) if hasattr(output, "_make") else tuple(items)
     return output
+
+
+def _are_flags(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and all(isinstance(flag, bool) for flag in value))
 
 
 def _note(guard: Any, _: Any, result: tuple[Any, list[bool]]) -> None:
@@ -252,11 +192,11 @@ def _note(guard: Any, _: Any, result: tuple[Any, list[bool]]) -> None:
         record.add(result[0], [Passed(verdict) for verdict in guard.last_verdicts or []])
 
 
-def _asks_for_latents(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _output_type(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call asks for, in its arguments, or among those that a class of a user's own hands on."""
     try:
         bound = inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
-        return False  # the call itself will say what is wrong with its arguments
+        return None  # the call itself will say what is wrong with its arguments
     bound.apply_defaults()
-    # In the arguments, or among those that a class of a user's own hands on.
-    return bound.arguments.get("output_type", kwargs.get("output_type")) in ("latent", "latents")
+    return bound.arguments.get("output_type", kwargs.get("output_type"))

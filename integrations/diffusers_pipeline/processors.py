@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nsfw_guard.errors import ImageError
 
+from . import table
 from .checks import check_images, within_range
 from .clips import check_clip
 from .record import Passed, Record, finishing, is_finishing, merged, record_of
@@ -49,14 +50,13 @@ class _Guarded:
         if record is None or output_type == "latent" or not isinstance(video, Tensor) or video.ndim != 5:
             return finish(video, output_type, **kwargs)
         value_range = self._range(None, len(video))
-        passed = record.find_quantised(video, value_range)
-        if passed is None:
-            checked = [check_clip(clip.movedim(0, 1), record, value_range=value_range) for clip in video]
-            passed = [entry for _, entry in checked]
-            if record.quantises and len(record.passed) == len(passed):  # the pipeline's own checker changed something
-                passed = [merged(one, other) for one, other in zip(record.passed, passed, strict=True)]
-            if any(entry.verdict.flagged for entry in passed):
-                video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
+        checked = [check_clip(clip.movedim(0, 1), record, value_range=value_range) for clip in video]
+        passed = [entry for _, entry in checked]
+        if any(entry.verdict.flagged for entry in passed):
+            video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
+        if table.mechanism_of(type(record.pipe)) == "cosmos" and len(record.passed) == len(passed):
+            # They come twice, the second time rounded to 8 bits, and by then what was flagged is redacted.
+            passed = [merged(one, other) for one, other in zip(record.passed, passed, strict=True)]
         shown = value_range == (-1, 1) or within_range(video)
         return self._finish(record, passed, lambda: finish(video, output_type, **kwargs), shown=shown)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,21 +43,25 @@ class Record:
         attachment: Whose call it is.
         device: Where the pipeline computes.
         pipe: The pipeline that was called.
-        quantises: Whether the pipeline takes its clips to 8 bits and back after the check, as Cosmos does.
+        exact: Whether tensors on a GPU are compared with a copy of what passed, at the end; otherwise their count of
+            writes tells, which ``.data`` goes past.
     """
 
     def __init__(
-        self, attachment: Attachment, device: torch.device | None, *, pipe: Any = None, quantises: bool = False
+        self, attachment: Attachment, device: torch.device | None, *, pipe: Any = None, exact: bool = False
     ) -> None:
         self.attachment = attachment
         self.device = device
         self.pipe = pipe
-        self.quantises = quantises
+        self.exact = exact
         self.aborted = False
         self.passed: list[Passed] = []
-        self._arrays: list[tuple[Any, int, list[Passed]]] = []
+        # What passed, how it is known again (a digest, a count of writes, or a copy), and one entry per item.
+        self._arrays: list[tuple[Any, Any, list[Passed]]] = []
         # By the pictures' ids, which are theirs for as long as they are kept.
-        self._pictures: dict[int, tuple[Image.Image, int, Passed]] = {}
+        self._pictures: dict[int, tuple[Image.Image, Any, Passed]] = {}
+        # Whether something on a GPU was changed after it passed: not read yet, for that is a wait.
+        self._differs: list[Tensor] = []
 
     def add(self, output: Any, passed: list[Passed]) -> None:
         """Note what is handed on: a list of pictures or clips, an array or tensor of them; one entry for each item."""
@@ -73,44 +78,45 @@ class Record:
                     if isinstance(picture, Image.Image):
                         self._pictures[id(picture)] = (picture, _state(picture), entry)
         else:
-            self._arrays.append((output, _state(output), passed))
+            kept = output.detach().clone() if self.exact and is_elsewhere(output) else _state(output)
+            self._arrays.append((output, kept, passed))
 
-    def find(self, images: Any, *, clips: bool = False) -> list[Passed] | None:
+    def find(self, images: Any, *, clips: bool = False, final: bool = False) -> list[Passed] | None:
         """Look up what was handed on.
 
         Args:
             images: Whatever a pipeline hands on or returns.
             clips: Whether a flat list of pictures, or a 4-D array, is one clip.
+            final: Whether it is what the caller gets: then what is on a GPU is compared, all in one wait.
 
         Returns:
             One entry per item; or ``None`` if any of them is not, bit by bit, what has passed.
         """
-        for array, state, passed in self._arrays:
-            if array is images and _state(array) == state:
-                return passed
+        known = next((entry for entry in self._arrays if entry[0] is images), None)
+        if known is not None:
+            _, kept, passed = known
+            if isinstance(kept, Tensor):
+                same = (kept.shape, kept.dtype) == (images.shape, images.dtype)
+                self._differs.append((kept != images).any() if same else torch.ones((), dtype=torch.bool))
+            elif _state(images) != kept:
+                known = None
+        if final and self._differs:
+            changed = any(torch.stack([one.to(self._differs[-1].device) for one in self._differs]).tolist())
+            self._differs = []
+            if changed:  # nobody knows by whom, or how much
+                self._arrays.clear()
+                self._pictures.clear()
+                return None
+        if known is not None:
+            return passed
         items = [images] if clips and _is_one_clip(images) else split(images)
         found: list[Passed] = []
         for item in items:
-            entry = self._find_item(item, found) or (self._find_rounded(item) if self.quantises and clips else None)
+            entry = self._find_item(item, found)
             if entry is None:
                 return None
             found.append(entry)
         return found
-
-    def find_quantised(self, video: Tensor, value_range: tuple[int, int]) -> list[Passed] | None:
-        """Look up clips ``[B, C, F, H, W]`` that passed as an array and come back rounded to 8 bits."""
-        if not self.quantises:
-            return None
-        video = video.float() if value_range == (0, 1) else video.float() / 2 + 0.5
-        arrays = video.movedim(1, -1).cpu().numpy()
-        return next((passed for output, _, passed in self._arrays if _rounds_to(output, arrays)), None)
-
-    def _find_rounded(self, clip: Any) -> Passed | None:
-        """Look up a clip that passed and comes back rounded to 8 bits, in the form in which it passed."""
-        known = [(part, entry) for array, _, passed in self._arrays for part, entry in zip(array, passed, strict=True)]
-        for entry in self.passed:
-            known.append(([picture for picture, _, owner in self._pictures.values() if owner is entry], entry))
-        return next((entry for part, entry in known if _rounds_to(part, clip)), None)
 
     def _find_item(self, item: Any, taken: list[Passed]) -> Passed | None:
         """The entry of an item; of several that are equal, one that is not taken yet."""
@@ -120,9 +126,12 @@ class Record:
         if isinstance(item, list):
             return _together([self._find_item(part, []) for part in item])
         equal: list[Passed] = []
-        for array, state, passed in self._arrays:
-            alike = type(array) is type(item) and item.shape in (array.shape[1:], array.shape[2:])
-            if not alike or _state(array) != state:
+        for array, kept, passed in self._arrays:
+            if type(array) is not type(item) or item.shape not in (array.shape[1:], array.shape[2:]):
+                continue
+            if isinstance(kept, Tensor):
+                array = kept
+            elif _state(array) != kept:
                 continue
             for part, entry in zip(array, passed, strict=True):
                 if any(_equal(frame, item) for frame in (part if part.ndim > item.ndim else [part])):
@@ -209,39 +218,39 @@ def split(images: Any) -> list[Any]:
     return [images]
 
 
-def _state(output: Any) -> int:
-    """What changes when an object is written to in place: a checksum; of a picture, of what its bytes stand for, too.
+def is_elsewhere(output: Any) -> bool:
+    """Whether to read an object is a wait: a tensor on a GPU."""
+    return isinstance(output, Tensor) and output.device.type != "cpu"
+
+
+def digest(value: Any) -> Any:
+    """What changes when a picture, an array or other data is written to; see ``_state``."""
+    if isinstance(value, (list, tuple)):
+        return [digest(item) for item in value]
+    if isinstance(value, io.BytesIO):
+        value = value.getvalue()
+    return _state(value) if isinstance(value, (Image.Image, Tensor, np.ndarray)) else value
+
+
+def _state(output: Any) -> bytes | int:
+    """What changes when an object is written to in place: a digest; of a picture, of what its bytes stand for, too.
 
     On a GPU that would be a wait: there it is a tensor's count of writes.
     """
     if isinstance(output, Tensor):
         # On a CPU its memory can be written to past the count, through ``.numpy()`` or ``.data``.
-        if output.device.type != "cpu" and not output.is_inference():
+        if is_elsewhere(output) and not output.is_inference():
             return output._version
         output = output.detach().contiguous().view(torch.uint8).cpu().numpy()
+    digest = hashlib.sha256()
     if isinstance(output, Image.Image):
         palette = output.getpalette() if output.palette is not None else None
-        meant = repr((output.mode, output.size, palette, sorted(output.info.items(), key=repr)))
-        return zlib.crc32(meant.encode(), zlib.crc32(output.tobytes()))
-    total = 0
+        digest.update(repr((output.mode, output.size, palette, sorted(output.info.items(), key=repr))).encode())
+        digest.update(output.tobytes())
+        return digest.digest()
     for part in output:  # one at a time: clips are large
-        total = zlib.crc32(np.ascontiguousarray(part).data, total)
-    return total
-
-
-def _rounds_to(one: Any, other: Any) -> bool:
-    """Whether two clips, or arrays of them, are of one kind and differ by no more than 8 bits can hold."""
-    if type(one) is not type(other):
-        return False
-    one, other = _levels(one), _levels(other)
-    return one.shape == other.shape and bool(np.abs(one - other).max() < 1.01 / 255)
-
-
-def _levels(clip: Any) -> Any:
-    """In [0, 1]."""
-    if isinstance(clip, list):
-        return np.stack([np.asarray(frame, dtype=np.float32) / 255 for frame in clip]) if clip else np.zeros(0)
-    return clip.float().cpu().numpy() if isinstance(clip, Tensor) else clip
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
 
 
 def _rank(item: Any) -> int:

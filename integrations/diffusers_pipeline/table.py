@@ -8,6 +8,7 @@ installed diffusers, and a test fails when a release brings a class that nobody 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -174,8 +175,27 @@ _FRAMES_FIRST = frozenset(_FRAMES_FIRST_NAMES.split())
 # Channels last, tokens without a method to unpack them, or one method of two.
 _OWN_LATENTS = ("BriaFibo", "Cosmos3", "Ideogram4", "JoyImage", "Kandinsky5", "Kandinsky6")
 
-# Without return_dict, latents at this place of the tuple.
-LATENTS_IN_TUPLE = {"SanaWMPipeline": 2}
+# Where outputs keep their pictures, and whether a flat list of these is a clip; their flags come in this order.
+FIELDS = {"images": False, "image": False, "rgb": False, "depth": False, "frames": True, "video": True, "videos": True}
+
+# What outputs hold beside them, by the beginning of the class's name: field, or place in the tuple → what it is.
+# "latents" would show what was redacted to anybody who has the VAE. "other" is sound, a camera, what a robot does.
+_HELD = {
+    "Cosmos3Omni": {"sound": "other", "action": "other", 1: "other", 2: "other"},
+    "Kandinsky6": {"audio": "other", 1: "other"},
+    "LTX2": {"audio": "other", 1: "other", "keyframes": "latents", 2: "latents"},
+    "SanaWM": {"c2w": "other", 1: "other", "latent": "latents", 2: "latents"},
+}
+# What the states of modular pipelines hold beside them.
+HELD_IN_STATES = ("action", "audio", "audios", "sound")
+
+# What the blocks of modular pipelines leave in the state for each other: numbers that are no picture by themselves, of
+# which somebody who has the models can make one.
+_INTERMEDIATE = re.compile(
+    r"(?:^|_)(?:latents?|latent_(?:chunks|condition)|embeds(?:_mask)?|mask|attention_mask|noise|noise_pred|velocity|"
+    r"tokens?(?:_full|_target)?|hidden_states|hiddens|timesteps?|timestep_(?:cond|plan)|sigmas|ids|coords|indices|"
+    r"segment|static|features|concat|kv_cache)(?:_\d|_(?:short|mid|long|vision|sound|action|image))*$"
+)
 
 
 def mechanism(name: str) -> str | None:
@@ -219,10 +239,22 @@ def works_on_pixels(cls: type) -> bool:
     return _is_one_of(cls, {"PRXPixelPipeline"})
 
 
-def latents_in_tuple(cls: type) -> int | None:
-    """Where in the tuple that the class returns latents come along, if they do."""
-    place: int | None = _entry_of(cls, LATENTS_IN_TUPLE)
-    return place
+def held_in(cls: type, field: Any) -> str | None:
+    """Return what an output of the class holds in a field, or at a place of the tuple, if that is no picture.
+
+    Returns:
+        ``"latents"``, ``"other"``, or ``None``: it is not declared.
+    """
+    for base in cls.__mro__:
+        for start, fields in _HELD.items():
+            if base.__name__.startswith(start):
+                return fields.get(field)
+    return None
+
+
+def is_intermediate(name: str) -> bool:
+    """Whether a value of a modular pipeline's state is latents, a mask, embeddings or the like, by its name."""
+    return _INTERMEDIATE.search(name) is not None
 
 
 def makes_clips(cls: type) -> bool:
