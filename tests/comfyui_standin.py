@@ -274,9 +274,10 @@ class PromptQueue:
 
 
 def get_output_from_returns(return_values, obj):
-    """Of a node that expands: the graphs that take its place, with what its outputs become."""
+    """What a node put out, what the page is told, and whether graphs take its place, which are the first then."""
     expanding = [(value["expand"], value.get("result")) for value in return_values if "expand" in value]
-    return expanding or [value["result"] for value in return_values], {}, bool(expanding)
+    ui = {name: list(shown) for value in return_values for name, shown in value.get("ui", {}).items()}
+    return expanding or [value["result"] for value in return_values], ui, bool(expanding)
 
 
 class CoreModelPatcher:

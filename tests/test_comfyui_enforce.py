@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import shutil
+import struct
 import sys
 from copy import deepcopy
 from fractions import Fraction
@@ -645,7 +646,9 @@ def expanded(host, graph, *result):
     """The graph and the results of a node that puts a graph in its place."""
     enforce(host).install_if_asked()
     returned = [{"expand": graph, "result": result}]
-    ((nodes, results),), _, expands = host.modules["execution"].get_output_from_returns(returned, None)
+    ((nodes, results),), _, expands = host.modules["execution"].get_output_from_returns(
+        returned, type("Expand", (), {})
+    )
     assert expands
     return nodes, results
 
@@ -697,6 +700,16 @@ def test_a_node_that_expands_to_what_cannot_be_guarded_stops_the_prompt(expandin
     graph = {"a": node("LoadLatent"), "b": node("SaveLatent", samples=["a", 0])}
     with pytest.raises(GuardError, match="a LATENT cannot be looked at"):
         expanded(expanding, graph)
+
+
+def test_a_node_that_shows_in_secret_shows_text_alone(expanding):
+    enforce(expanding).install_if_asked()
+    mappings = expanding.modules["nodes"].NODE_CLASS_MAPPINGS
+    png = base64.b64encode(as_png(pictures(SAFE))).decode()
+    ui = {"images": [{"filename": "x.png", "type": "temp"}], "text": ["12 images", 3], "picture": [png]}
+    outputs_of = expanding.modules["execution"].get_output_from_returns
+    shown = {name: outputs_of([{"ui": ui, "result": ()}], mappings[name])[1] for name in ("TheirCrop", "SaveImage")}
+    assert shown == {"TheirCrop": {"text": ["12 images", 3]}, "SaveImage": ui}
 
 
 # --- What is looked at -----------------------------------------------------------------------------------------------
@@ -762,7 +775,42 @@ def test_every_kind_of_picture_before_an_output_is_looked_at(operator, monkeypat
     assert isinstance(enforced(operator, unsafe), ExecutionBlocker)
 
 
+class File3D:
+    def __init__(self, data, kind="glb"):
+        self.data, self.format = data, kind
+
+    def get_data(self):
+        return io.BytesIO(self.data)
+
+
+def gltf(image, *, color=False, inside=True):
+    """A 3D model with a picture on it, binary or as JSON."""
+    png = as_png(image)
+    described = {
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, **({"COLOR_0": 1} if color else {})}}]}],
+        "images": [{"uri": "data:image/png;base64," + base64.b64encode(png).decode()}],
+    }
+    if not inside:
+        return File3D(json.dumps(described).encode(), "gltf")
+    described["images"] = [{"bufferView": 0, "mimeType": "image/png"}]
+    described["bufferViews"] = [{"buffer": 0, "byteOffset": 4, "byteLength": len(png)}]
+    text, binary = json.dumps(described).encode(), b"0000" + png
+    chunks = [struct.pack("<II", len(part), kind) + part for part, kind in ((text, 0x4E4F534A), (binary, 0x004E4942))]
+    return File3D(struct.pack("<4sII", b"glTF", 2, 12 + sum(map(len, chunks))) + b"".join(chunks))
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["glb", "gltf"])
+def test_pictures_on_3d_models_are_looked_at(operator, inside):
+    safe = gltf(pictures(SAFE), inside=inside)
+    assert enforced(operator, safe) is safe
+    with pytest.raises(ImageError, match="on the surface of the 3D model is flagged"):
+        enforced(operator, [gltf(pictures(UNSAFE), inside=inside)])
+
+
 REFUSED = {
+    "colours of a 3D model": gltf(pictures(SAFE), color=True),
+    "3D of another format": File3D(b"ply\nformat ascii 1.0", "ply"),
+    "broken 3D": File3D(gltf(pictures(SAFE)).data[:-100]),
     "latent": LATENT,
     "model": torch.nn.Linear(2, 2),
     "function": print,
@@ -787,8 +835,16 @@ def at_source(host, value):
 
 @pytest.mark.parametrize(
     "value",
-    [LATENT, object(), torch.nn.Linear(2, 2), [[torch.rand(1, 77, 768), {"pooled": torch.rand(1, 768)}]], "text"],
-    ids=["latent", "object", "model", "conditioning", "text"],
+    [
+        LATENT,
+        object(),
+        torch.nn.Linear(2, 2),
+        [[torch.rand(1, 77, 768), {"pooled": torch.rand(1, 768)}]],
+        "text",
+        torch.rand(300),
+        torch.arange(77)[None],
+    ],
+    ids=["latent", "object", "model", "conditioning", "text", "row", "tokens"],
 )
 def test_what_makes_pictures_may_put_out_other_things(operator, value):
     assert at_source(operator, value) is value

@@ -15,12 +15,14 @@ import execution
 import latent_preview
 from server import PromptServer
 
+from nsfw_guard.encoded import holds_pictures
 from nsfw_guard.errors import SettingError
 
 from . import classifier, enforce_trace
 from .enforce_graph import GraphRefused, guarded_expansion, guarded_graph
 from .enforce_nodes import NODES, REFUSED
 from .enforce_settings import ENFORCE, allowed, enforced, settings, without_paths
+from .enforce_types import shows_in_secret
 
 __all__ = ["NODES", "guard_prompt", "install_if_asked"]
 
@@ -97,8 +99,10 @@ def _guarding_put(put: Callable[[Any], None]) -> Callable[[Any], None]:
 def _guarding_expansions(outputs_of: Callable[..., Any]) -> Callable[..., Any]:
     """The function that reads what a node returned, with guards in the graphs that are to take the node's place."""
 
-    def guarding_expansions(*args: Any, **kwargs: Any) -> Any:
-        output, ui, expands = outputs_of(*args, **kwargs)
+    def guarding_expansions(return_values: Any, node: Any) -> Any:
+        output, ui, expands = outputs_of(return_values, node)
+        if ui and shows_in_secret(node):
+            ui = {name: shown for name, shown in ui.items() if _is_plain(shown)}
         if expands:
             output = [
                 (graph, results) if graph is None else guarded_expansion(graph, results, allowed())
@@ -107,6 +111,14 @@ def _guarding_expansions(outputs_of: Callable[..., Any]) -> Callable[..., Any]:
         return output, ui, expands
 
     return guarding_expansions
+
+
+def _is_plain(shown: Any) -> bool:
+    """Whether what goes to the page is text without pictures, or numbers: no names of files."""
+    return all(
+        item is None or isinstance(item, (bool, int, float)) or (isinstance(item, str) and not holds_pictures(item))
+        for item in shown
+    )
 
 
 def _switch_previews_off() -> None:

@@ -104,18 +104,33 @@ def kind_of(class_type: Any) -> Kind:
         return Kind(class_type, False, False, True, False, (), {})
     cls = nodes.NODE_CLASS_MAPPINGS[class_type]
     own = class_type.startswith("NSFWG_")
-    module = str(getattr(cls, "RELATIVE_PYTHON_MODULE", "") or cls.__module__)
-    core = own or module == "nodes" or module.startswith("comfy_extras.")
-    drawn = getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False) and not own
     return Kind(
         class_type,
         True,
-        core,
-        bool(getattr(cls, "OUTPUT_NODE", False) or drawn),
-        bool(getattr(cls, "API_NODE", False)) or module.startswith("comfy_api_nodes"),
+        own or _is_core(cls),
+        shows(cls) and not (own and not getattr(cls, "OUTPUT_NODE", False)),
+        bool(getattr(cls, "API_NODE", False)) or _module_of(cls).startswith("comfy_api_nodes"),
         tuple(types_in(declared) for declared in getattr(cls, "RETURN_TYPES", None) or ()),
         _inputs(cls),
     )
+
+
+def shows(cls: Any) -> bool:
+    """Whether a class says of itself that it saves or shows something."""
+    return bool(getattr(cls, "OUTPUT_NODE", False) or getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False))
+
+
+def shows_in_secret(cls: Any) -> bool:
+    """Whether what a class shows in the page is more than it says of itself: nobody was asked to guard it."""
+    return not (shows(cls) or _is_core(cls))
+
+
+def _module_of(cls: Any) -> str:
+    return str(getattr(cls, "RELATIVE_PYTHON_MODULE", "") or cls.__module__)
+
+
+def _is_core(cls: Any) -> bool:
+    return _module_of(cls) == "nodes" or _module_of(cls).startswith("comfy_extras.")
 
 
 def types_in(declared: Any) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from nsfw_guard.errors import ImageError
 from nsfw_guard.images import read_images
+from nsfw_guard.layouts import is_array, layouts
 from nsfw_guard.leaves import look_at
 from nsfw_guard.redact import redact_flagged
 from nsfw_guard.verdict import Scores, Verdict
 from nsfw_guard.walk import Place, is_pictures, walk
 
 from . import classifier, enforce_trace, options, redaction
+from .enforce_models import is_model_file, look_at_model
 from .enforce_settings import Settings, settings
 from .nodes_image import decide
 from .nodes_video import decide_video, redact_video
@@ -97,6 +100,8 @@ class Look:
             return self._tensor(value)
         if _is_mesh(value):
             return self._mesh(value)
+        if is_model_file(value):
+            return look_at_model(value, lambda picture: self._leaf(picture, Place("texture")))
         if type(value) in (list, tuple, dict) and depth < 8 and not is_pictures(value) and not _is_numbers(value):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             made = {key: self._at(item, depth + 1) for key, item in items}
@@ -106,7 +111,9 @@ class Look:
         return walk(value, self._leaf, name="value")
 
     def _leaf(self, leaf: Any, place: Place) -> Any:
-        if not self._strict and isinstance(leaf, (str, bytes, bytearray, memoryview)):
+        if not self._strict and (
+            isinstance(leaf, (str, bytes, bytearray, memoryview)) or (is_array(leaf) and not layouts(leaf, place.text))
+        ):
             return leaf
         return look_at(leaf, self._check, place.text)
 
@@ -179,7 +186,7 @@ def filled(value: Any) -> Any:
 
 
 def _is_sound(value: Any) -> bool:
-    if not (isinstance(value, dict) and set(value) == {"waveform", "sample_rate"}):
+    if not (isinstance(value, Mapping) and set(value) == {"waveform", "sample_rate"}):
         return False
     waveform = value["waveform"]
     sound = isinstance(waveform, Tensor) and waveform.ndim == 3 and waveform.shape[1] <= _MOST_SOUND_CHANNELS
