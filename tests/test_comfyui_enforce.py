@@ -696,6 +696,20 @@ def test_a_latent_of_outside_is_not_decoded_and_shown_inside(expanding, samples)
     expanded(expanding, graph, ["b", 0])  # what comes out is looked at outside
 
 
+def test_a_latent_that_comes_round_in_a_loop_is_not_decoded_and_shown_inside(expanding):
+    start = node("TheirLatent", latent=[1, LATENT])
+    graph = {
+        "start": start,
+        "again": node("KSampler", latent_image=["start", 0]),
+        "b": node("VAEDecode", samples=["again", 0], vae=["out", 1]),
+        "c": node("SaveImage", images=["b", 0]),
+    }
+    with pytest.raises(GuardError, match="from a latent of outside"):
+        expanded(expanding, graph)
+    graph["again"] = node("KSampler", latent_image=["empty", 0])
+    expanded(expanding, {**graph, "empty": node("EmptyLatentImage")})
+
+
 def test_a_node_that_expands_to_what_cannot_be_guarded_stops_the_prompt(expanding):
     graph = {"a": node("LoadLatent"), "b": node("SaveLatent", samples=["a", 0])}
     with pytest.raises(GuardError, match="a LATENT cannot be looked at"):

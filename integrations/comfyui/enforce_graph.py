@@ -142,16 +142,23 @@ class _Graph:
                 inputs[name] = self._add(f"{key}_nsfw_guard_{name}", AT_OUTPUT, {"value": value})
 
     def _decodes_from_outside(self, key: str) -> bool:
-        kind, inputs = self.kinds[key], self.nodes[key]["inputs"]
-        if not any(table.may_hold_pictures(types) for types in kind.outputs):
+        if not any(table.may_hold_pictures(types) for types in self.kinds[key].outputs):
             return False
-        latent = [
-            name
-            for name, value in inputs.items()
-            if (isinstance(value, dict) and "samples" in value)
-            or ((link := link_in(value)) is not None and link[0] not in self.nodes)
-        ]
-        return any(kind.inputs.get(name, table.LATENT_WAYS) & {table.LATENT, table.ANYTHING} for name in latent)
+        for at in self._behind(key):
+            declared = self.kinds[at].inputs
+            for name, value in self.nodes[at]["inputs"].items():
+                link = link_in(value)
+                outside = _holds_latent(value) if link is None else link[0] not in self.nodes
+                if outside and declared.get(name, table.LATENT_WAYS) & table.LATENT_WAYS:
+                    return True
+        return False
+
+    def _behind(self, key: str) -> list[str]:
+        """A node, and those from which latents may come to it."""
+        found = [key]
+        for at in found:
+            found += {link[0]: 0 for link in self._latents_into(at) if link[0] in self.nodes and link[0] not in found}
+        return found
 
     def at_source(self, link: Link) -> Link:
         """The link to a guard behind an output, or the very same if nothing new can come out there."""
@@ -197,16 +204,9 @@ class _Graph:
     def uncut(self, key: str) -> list[Link]:
         """The latents on the way to a node, as they were before something cut, turned or mixed them."""
         found: list[Link] = []
-        seen, left = {key}, [key]
-        while left:
-            at = left.pop()
-            ways = self._latents_into(at)
-            if at != key and not self._keeps_whole(at):
-                found += [link for link in ways if link not in found and not self._is_empty(link)]
-            for link in ways:
-                if link[0] in self.nodes and link[0] not in seen:
-                    seen.add(link[0])
-                    left.append(link[0])
+        for at in self._behind(key)[1:]:
+            if not self._keeps_whole(at):
+                found += [link for link in self._latents_into(at) if link not in found and not self._is_empty(link)]
         return found
 
     def _latents_into(self, key: str) -> list[Link]:
@@ -283,3 +283,9 @@ class _Graph:
             key += "_"
         self.added[key] = added
         return [key, 0]
+
+
+def _holds_latent(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "samples" in value or any(map(_holds_latent, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_holds_latent, value))

@@ -357,8 +357,8 @@ def test_every_output_node_of_comfyui_is_thought_of(server):
     for name, about in info.items():
         if about["python_module"].startswith("custom_nodes") or not about["output_node"]:
             continue
-        for section in about["input"].values():
-            for key, declared in section.items() if isinstance(section, dict) else ():
+        for section in ("required", "optional"):
+            for key, declared in (about["input"].get(section) or {}).items():
                 kind = "COMBO" if isinstance(declared[0], list) else declared[0]
                 passes = set(table["passes"].get(name, {}).get(key, ()))
                 known = passes | refused | WALKED | FEW

@@ -165,8 +165,8 @@ def pictures_in(value) -> list[np.ndarray]:
     if isinstance(value, Image.Image):
         value = np.asarray(value) / 255
     if isinstance(value, dict):
-        return [one for item in value.values() for one in pictures_in(item)]
-    if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], (list, float))):
+        return pictures_in([item for item in value.values() if not isinstance(item, str)])
+    if isinstance(value, (list, tuple)) and not isinstance(np.ravel(np.array(value, dtype=object))[0], float):
         return [one for item in value if not isinstance(item, (int, str)) for one in pictures_in(item)]
     if value is None or isinstance(value, int):
         return []
