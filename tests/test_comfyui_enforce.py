@@ -687,6 +687,14 @@ def test_a_picture_that_is_no_link_is_guarded_before_an_output(expanding):
     assert nodes["c"]["inputs"]["filename_prefix"] == "x"
 
 
+def test_a_latent_of_outside_that_is_cut_inside_is_decoded_with_the_vae_of_outside(expanding):
+    graph = {"cut": node("LatentCrop", samples=["out", 0]), "b": node("VAEDecode", samples=["cut", 0], vae=["out", 1])}
+    nodes, (result,) = expanded(expanding, graph, ["b", 0])
+    (uncut,) = [one for one in nodes.values() if one["class_type"] == UNCUT]
+    assert uncut["inputs"] == {"value": ["b", 0], "latent": ["out", 0], "vae": ["out", 1]}
+    assert through(nodes, result) == ([SOURCE, UNCUT], ["b", 0])
+
+
 @pytest.mark.parametrize("samples", [LATENT, ["out", 0]], ids=["value", "link"])
 def test_a_latent_of_outside_is_not_decoded_and_shown_inside(expanding, samples):
     graph = {"b": node("VAEDecode", samples=samples, vae=["out", 1]), "c": node("SaveImage", images=["b", 0])}
@@ -700,13 +708,13 @@ def test_a_latent_that_comes_round_in_a_loop_is_not_decoded_and_shown_inside(exp
     start = node("TheirLatent", latent=[1, LATENT])
     graph = {
         "start": start,
-        "again": node("KSampler", latent_image=["start", 0]),
+        "again": node("KSampler", model=["out", 0], latent_image=["start", 0]),
         "b": node("VAEDecode", samples=["again", 0], vae=["out", 1]),
         "c": node("SaveImage", images=["b", 0]),
     }
     with pytest.raises(GuardError, match="from a latent of outside"):
         expanded(expanding, graph)
-    graph["again"] = node("KSampler", latent_image=["empty", 0])
+    graph["again"] = node("KSampler", model=["out", 0], latent_image=["empty", 0])
     expanded(expanding, {**graph, "empty": node("EmptyLatentImage")})
 
 

@@ -224,7 +224,12 @@ class _Graph:
         return kind.core and kind.name in table.EMPTY
 
     def _vae_for(self, key: str, latent: Link) -> Link:
-        vaes = [link for link in self.links[key].values() if "VAE" in self.types_of(link)]
+        declared = self.kinds[key].inputs
+        vaes = [
+            link
+            for name, link in self.links[key].items()
+            if "VAE" in self.types_of(link) | declared.get(name, frozenset())
+        ]
         if not vaes:
             raise GraphRefused(
                 key,
