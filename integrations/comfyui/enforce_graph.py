@@ -75,6 +75,7 @@ class _Graph:
     def __init__(self, prompt: Any, allowed: frozenset[str], *, closed: bool = True) -> None:
         self.allowed, self.closed = allowed, closed
         self.added: dict[str, Any] = {}
+        self._types: dict[str, frozenset[str]] = {}
         self.given: dict[str, Any] = {}
         for key, node in prompt.items():
             kept = {name: value for name, value in node.items() if name != "is_changed"}  # a client's word on the cache
@@ -184,22 +185,24 @@ class _Graph:
         given = self._linked_types(key)
         return table.makes_pictures(given) or not table.may_hold_pictures(given)
 
-    def types_of(self, link: Link, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    def types_of(self, link: Link) -> frozenset[str]:
         """The types that may come out of a link; those of core's switches are what goes into them."""
         key, index = link
-        kind = self.kinds.get(key) if key in self.nodes else None
-        if kind is None or not isinstance(index, int) or key in seen:
+        if key not in self.nodes or not isinstance(index, int):
             return frozenset({table.ANYTHING})
+        kind = self.kinds[key]
         try:
             types = kind.outputs[index]
         except IndexError:
             return frozenset({table.ANYTHING})
-        if kind.core and types & table.LATENT_WAYS & table.PICTURES and self.links[key]:
-            return self._linked_types(key, seen | {key})
-        return types
+        switches = kind.core and types & table.LATENT_WAYS & table.PICTURES and self.links[key]
+        return self._linked_types(key) if switches else types
 
-    def _linked_types(self, key: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-        return frozenset().union(*(self.types_of(link, seen) for link in self.links[key].values()))
+    def _linked_types(self, key: str) -> frozenset[str]:
+        if key not in self._types:
+            self._types[key] = frozenset({table.ANYTHING})  # for a circle, which ComfyUI refuses
+            self._types[key] = frozenset().union(*map(self.types_of, self.links[key].values()))
+        return self._types[key]
 
     def uncut(self, key: str) -> list[Link]:
         """The latents on the way to a node, as they were before something cut, turned or mixed them."""
