@@ -62,7 +62,7 @@ ANY = "one flags all"
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
     """A host whose models folder is empty."""
-    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION"):
+    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION", "ALLOW", "AUDIT"):
         monkeypatch.delenv(f"NSFW_GUARD_{name}", raising=False)
     with comfyui(tmp_path / "comfyui") as host:
         yield host
@@ -154,9 +154,9 @@ CATEGORIES = {"image/safety", "video"}
 
 
 def test_the_pack_has_these_nodes(bare):
-    assert set(bare.nodes) == {f"NSFWG_{name}" for name in [*SHOWN, "Enforced", "Refused"]}
-    hidden = {name for name, node in bare.nodes.items() if node.define_schema().is_dev_only}
-    assert hidden == {"NSFWG_Enforced", "NSFWG_Refused"}
+    put_in = {f"NSFWG_{name}" for name in ("Enforced", "EnforcedSource", "EnforcedUncut", "Refused")}
+    assert set(bare.nodes) == {f"NSFWG_{name}" for name in SHOWN} | put_in
+    assert {name for name, node in bare.nodes.items() if node.define_schema().is_dev_only} == put_in
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -582,6 +582,9 @@ def test_cuts_are_followed_through_samplers_switches_mixes_and_nodes_of_others(t
 
 def test_a_latent_that_stays_whole_is_decoded_once(typed):
     assert uncut_in(prompt_of(typed, **cut_graph("LatentUpscaleBy"))) == []
+    for dim, found in (("t", []), ("x", [["made", 0]])):
+        cut = node("LatentCut", samples=["made", 0], dim=dim)
+        assert uncut_in(prompt_of(typed, **cut_graph("LatentCut", cut=cut))) == found
     of_picture = node("VAEEncode", pixels=["load", 0], vae=["loader", 2])  # looked at when it was loaded
     assert uncut_in(prompt_of(typed, **cut_graph("LatentCrop", load=node("LoadImage"), made=of_picture))) == []
     assert uncut_in(prompt_of(typed, **cut_graph("LatentCrop", made=node("LoadLatent")))) == [["made", 0]]

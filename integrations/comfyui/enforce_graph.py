@@ -216,8 +216,9 @@ class _Graph:
         return [link for link in self.links[key].values() if self.types_of(link) & table.LATENT_WAYS]
 
     def _keeps_whole(self, key: str) -> bool:
-        kind = self.kinds[key]
-        return (kind.core and kind.name in table.WHOLE) or table.samples(self._linked_types(key))
+        kind, inputs = self.kinds[key], self.nodes[key]["inputs"]
+        frames = kind.name in table.ALONG and inputs.get("dim") in table.TIMES
+        return (kind.core and (kind.name in table.WHOLE or frames)) or table.samples(self._linked_types(key))
 
     def _is_empty(self, link: Link) -> bool:
         """Whether a latent holds no picture that was not looked at before; a switch holds what goes into it."""

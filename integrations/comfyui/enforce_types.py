@@ -73,6 +73,11 @@ WHOLE = frozenset({
 })  # fmt: skip
 
 
+# Core's nodes that do so when they work along the time.
+ALONG = ("LatentCut", "LatentCutToBatch", "LatentConcat")
+TIMES = ("t", "-t")
+
+
 @dataclass(frozen=True)
 class Kind:
     """A class of nodes.

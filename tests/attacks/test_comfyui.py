@@ -33,7 +33,7 @@ FILL = {"sensitivity": "balanced", "action": "fill", "action.color": "#808080"}
 @pytest.fixture
 def comfy(tmp_path, monkeypatch):
     """A host with the demo's classifier installed."""
-    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION"):
+    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION", "ALLOW", "AUDIT"):
         monkeypatch.delenv(f"NSFW_GUARD_{name}", raising=False)
     with comfyui(tmp_path / "comfyui") as host:
         shutil.copytree(DEMO, host.models / "shapes")
