@@ -12,7 +12,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
-from .errors import ImageError
+from .errors import ImageError, one_line
 
 # Arrays of no more values show nothing, unless they are 8x8.
 FEW = 64
@@ -60,7 +60,10 @@ def as_array(value: Any, name: str) -> Tensor | np.ndarray[Any, Any]:
             return torch.utils.dlpack.from_dlpack(value)
         return np.asarray(value)
     except Exception as error:
-        raise ImageError(f"{name} is a {type(value).__name__} that cannot be read as one array ({error}).") from error
+        raise ImageError(
+            f"{name} is a {type(value).__name__} that cannot be read as one array ({one_line(error)}); expected a NumPy "
+            "array or a tensor."
+        ) from error
 
 
 def layouts(value: Any, name: str) -> list[Layout]:

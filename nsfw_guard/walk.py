@@ -37,6 +37,8 @@ from .errors import ImageError
 from .images.sniff import HEAD
 from .layouts import FEW, as_array, is_array, layout_count
 
+# The last step to a key of a mapping.
+KEY = object()
 # Lists of more numbers are arrays.
 MANY = 4096
 # What numbers are, one by one.
@@ -150,10 +152,10 @@ class _Walk:
         self._steps += 1
         if depth > _DEEPEST or self._steps > _MOST:
             raise ImageError(f"{place} lies too deep, or among too much, to be looked at; {_EXPECTED}.")
+        if self._passes(value, place) or isinstance(value, _PLAIN) or _is_plain_text(value):
+            return value
         if isinstance(value, _NUMBERS):
             self._count(1, place)
-            return value
-        if isinstance(value, _PLAIN) or _is_plain_text(value) or self._passes(value, place):
             return value
         key = id(value)
         if key in self._done:
@@ -217,7 +219,7 @@ class _Walk:
             inner = place.item(key)
             if isinstance(key, str) and key.isidentifier() and hasattr(value, "__dict__") and key in vars(value):
                 inner = place.attribute(key)
-            self._key(key, inner, depth)
+            self._key(key, place, depth)
             if (made := self.at(item, inner, depth)) is not item:
                 changed[key] = made
         if not changed:
@@ -230,8 +232,9 @@ class _Walk:
         return self._attributes(value, copied, place, depth)
 
     def _key(self, key: Any, place: Place, depth: int) -> None:
-        if not isinstance(key, _NUMBERS) and self.at(key, place, depth) is not key:
-            raise ImageError(f"{place} has a key that is flagged, and cannot be redacted; {_EXPECTED}.")
+        named = Place(f"a key of {place}", (*place.steps, KEY))
+        if not isinstance(key, _NUMBERS) and self.at(key, named, depth) is not key:
+            raise ImageError(f"{named} is flagged, and cannot be redacted; {_EXPECTED}.")
 
     def _of_items(self, value: Any, place: Place, depth: int) -> Any:
         items = list(value)

@@ -441,14 +441,14 @@ def test_cosmos_keeps_its_own_checker(guard, name):
 
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
 @pytest.mark.parametrize("name", COSMOS)
-def test_cosmos_frames_are_classified_once_beside_its_own_checker(guard, classified, name, output_type):
-    """Rounded to 8 bits on their way through that checker they are no new ones; unflagged frames stay what they are."""
+def test_cosmos_frames_are_looked_at_again_behind_its_own_checker(guard, classified, name, output_type):
+    """They come rounded to 8 bits: who says that nothing else was changed? Unflagged frames stay what they are."""
     case = videos.CASES[name]
     pipe = guarded_cosmos(case, guard)
     plain = clips_of(case.run(case.build(), "np"), case)
     classified.clear()
     out = case.run(pipe, output_type)
-    assert classified == [plain.shape[1]] * len(plain)
+    assert classified == [plain.shape[1]] * len(plain) * 2
     flags = [verdict.flagged for clip in frame_verdicts(out) for verdict in clip]
     assert any(flags)
     assert not all(flags)
@@ -459,8 +459,8 @@ def test_cosmos_frames_are_classified_once_beside_its_own_checker(guard, classif
         value = value.movedim(-3, -1).numpy()
     shown, plain = (array.reshape(-1, *plain.shape[2:]) for array in (np.asarray(value), plain))
     for frame, was, flagged in zip(shown, plain, flags, strict=True):
-        expected = redact(pixels(was), guard.redaction) if flagged else pixels(was)
-        torch.testing.assert_close(pixels(frame), expected, rtol=0, atol=(3 if flagged else 1.01) / 255)
+        off = (pixels(frame) - pixels(was)).abs().max()
+        assert off > 0.1 if flagged else off < 1.01 / 255
 
 
 def flat(value):

@@ -25,7 +25,7 @@ from nsfw_guard.walk import Place, is_leaf, is_pictures, walk
 from . import table
 from .checks import Range, check_images
 from .clips import check_clip
-from .record import Passed, Record
+from .record import Passed, Record, items_of, merged
 
 
 class Finish:
@@ -86,7 +86,11 @@ class Finish:
         decoded = isinstance(leaf, Tensor) and leaf.ndim == 5 and table.returns_decoded(self._cls)
         shown = leaf.movedim(1, 2) if decoded else leaf
         signed = decoded or table.returns_signed(self._cls)
-        done, passed = look(shown, self._record, clips=clips, signed=signed, sure=self._known, name=str(place))
+        listed = len(place.steps) > 1 and isinstance(leaf, (Tensor, np.ndarray))  # one item: the layers of a picture
+        passed = self._record.find([leaf], final=True) if listed else None
+        done = shown
+        if passed is None:
+            done, passed = look(shown, self._record, clips=clips, signed=signed, sure=self._known, name=str(place))
         if not clips:  # an image that a video pipeline made as a clip of one frame
             passed = [replace(entry, frames=None) if len(entry.frames or ()) == 1 else entry for entry in passed]
         known = {id(entry) for _, entry in self._found}
@@ -109,9 +113,11 @@ def look(
         passed = record.find(images, clips=clips, final=True)
         if passed is not None:
             return images, passed
-    before = [entry.verdict for entry in record.passed]
     value_range = (-1, 1) if signed and isinstance(images, Tensor) else (0, 1)
-    return check_any(images, record, clips=clips, value_range=value_range, sure=sure, before=before, name=name)
+    twice = clips and _is_ordinary(images) and record.come_twice(items_of(images, clips=True))
+    before = [] if twice else [entry.verdict for entry in record.passed]
+    done, passed = check_any(images, record, clips=clips, value_range=value_range, sure=sure, before=before, name=name)
+    return done, [merged(*both) for both in zip(record.passed, passed, strict=True)] if twice else passed
 
 
 def check_any(

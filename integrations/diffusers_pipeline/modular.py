@@ -30,8 +30,9 @@ class GuardedModularPipeline:
         """Run the pipeline; ``nsfw_content_detected`` and ``verdicts`` are outputs that can be asked for too.
 
         With ``output``, everything that is asked for is looked at. Without it the whole state is returned: what the
-        caller put in is in it as it was; latents, masks and embeddings (``table.is_intermediate``) are ``None`` unless
-        they are allowed; everything else is looked at, and ``None`` where that cannot be done.
+        caller put in is in it as it was; latents, masks and embeddings (``table.is_intermediate``), and pictures of the
+        caller's that were prepared for the models, are ``None`` unless latents are allowed; everything else is looked
+        at, and ``None`` where that cannot be done.
         """
         call = super().__call__  # type: ignore[misc]
         attachment = self._nsfw_guard
@@ -79,9 +80,12 @@ def look_through_state(
         value = state.values[name]
         if name in table.HELD_IN_STATES and not may_be_pictures(value):
             continue
-        if table.is_intermediate(name):
-            if finishing.hides_latents and not _is_plain(value):
+        intermediate = table.is_intermediate(name)
+        if finishing.hides_latents and name not in strict and (intermediate or table.is_prepared(name)):
+            if not _is_plain(value):
                 state.values[name] = None
+            continue
+        if intermediate:
             continue
         try:
             state.values[name] = finishing.look_at_field(name, value)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nsfw_guard.errors import ImageError
 
-from . import table
 from .checks import check_images, within_range
 from .clips import check_clip
 from .record import Passed, Record, finishing, is_finishing, merged, record_of
@@ -54,8 +53,7 @@ class _Guarded:
         passed = [entry for _, entry in checked]
         if any(entry.verdict.flagged for entry in passed):
             video = torch.stack([clip.movedim(1, 0) for clip, _ in checked])
-        if table.mechanism_of(type(record.pipe)) == "cosmos" and len(record.passed) == len(passed):
-            # They come twice, the second time rounded to 8 bits, and by then what was flagged is redacted.
+        if record.come_twice([clip for clip, _ in checked]):
             passed = [merged(one, other) for one, other in zip(record.passed, passed, strict=True)]
         shown = value_range == (-1, 1) or within_range(video)
         return self._finish(record, passed, lambda: finish(video, output_type, **kwargs), shown=shown)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nsfw_guard.verdict import Verdict, worst
 
+from . import table
 from .settings import Attachment
 
 
@@ -109,7 +110,7 @@ class Record:
                 return None
         if known is not None:
             return passed
-        items = [images] if clips and _is_one_clip(images) else split(images)
+        items = items_of(images, clips=clips)
         found: list[Passed] = []
         for item in items:
             entry = self._find_item(item, found)
@@ -117,6 +118,14 @@ class Record:
                 return None
             found.append(entry)
         return found
+
+    def come_twice(self, clips: list[Any]) -> bool:
+        """Whether these are the clips that have passed, once more: Cosmos takes them to 8 bits and back in between.
+
+        What was flagged before is redacted in them by then, frame by frame.
+        """
+        again = [len(clip) for clip in clips] == [len(entry.frames or ()) for entry in self.passed]
+        return again and table.mechanism_of(type(self.pipe)) == "cosmos"
 
     def _find_item(self, item: Any, taken: list[Passed]) -> Passed | None:
         """The entry of an item; of several that are equal, one that is not taken yet."""
@@ -251,6 +260,11 @@ def _state(output: Any) -> bytes | int:
     for part in output:  # one at a time: clips are large
         digest.update(np.ascontiguousarray(part).data)
     return digest.digest()
+
+
+def items_of(images: Any, *, clips: bool) -> list[Any]:
+    """The items of a batch; see ``Record.find`` and ``split``."""
+    return [images] if clips and _is_one_clip(images) else split(images)
 
 
 def _rank(item: Any) -> int:

@@ -197,6 +197,12 @@ _INTERMEDIATE = re.compile(
     r"segment|static|features|concat|kv_cache)(?:_\d|_(?:short|mid|long|vision|sound|action|image))*$"
 )
 
+# Pictures that blocks have prepared from what the caller put in.
+_PREPARED = re.compile(
+    r"^(?:(?:processed|resized)_(?:\w+_)?image|condition_images|condition_pixel_frames|control_frames|controlnet_cond|"
+    r"driving_video_\w+|image_pixels|mask_overlay_kwargs|normalized_references|reference_crop|vision_condition_frames)$"
+)
+
 
 def mechanism(name: str) -> str | None:
     """Return the mechanism that guards the class of this name, or ``None`` if the table does not know it."""
@@ -255,6 +261,11 @@ def held_in(cls: type, field: Any) -> str | None:
 def is_intermediate(name: str) -> bool:
     """Whether a value of a modular pipeline's state is latents, a mask, embeddings or the like, by its name."""
     return _INTERMEDIATE.search(name) is not None
+
+
+def is_prepared(name: str) -> bool:
+    """Whether a value of a modular pipeline's state is a picture of the caller's, prepared for the models."""
+    return _PREPARED.match(name) is not None
 
 
 def makes_clips(cls: type) -> bool:
