@@ -37,13 +37,18 @@ class Server:
         base: An empty folder.
         env: More environment variables.
         checkpoint: Whether the demo's classifier lies in ``models/nsfw_guard``, as ``shapes/model.safetensors``.
+        packs: Folders of other nodes.
     """
 
-    def __init__(self, base: Path, *, env: dict[str, str] | None = None, checkpoint: bool = True) -> None:
+    def __init__(
+        self, base: Path, *, env: dict[str, str] | None = None, checkpoint: bool = True, packs: tuple[Path, ...] = ()
+    ) -> None:
         self.base = base
         for name in ("custom_nodes", "models/nsfw_guard", "input", "output", "temp", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / "nsfw_guard").symlink_to(PACK)
+        for pack in packs:
+            (base / "custom_nodes" / pack.name).symlink_to(pack)
         if checkpoint:
             shapes = base / "models" / "nsfw_guard" / "shapes"
             shutil.copytree(DEMO, shapes)

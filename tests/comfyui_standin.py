@@ -101,11 +101,15 @@ class MatchType:
             self.template_id = template_id
 
     class Input(Input):
+        io_type = "COMFY_MATCHTYPE_V3"
+
         def __init__(self, id, template, *, display_name=None, optional=False, tooltip=None):
             super().__init__(id, display_name=display_name, optional=optional, tooltip=tooltip)
             self.template = template
 
     class Output(Output):
+        io_type = "COMFY_MATCHTYPE_V3"
+
         def __init__(self, template, id=None, *, display_name=None, tooltip=None):
             super().__init__(id, display_name=display_name, tooltip=tooltip)
             self.template = template
@@ -119,6 +123,8 @@ class DynamicCombo:
             self.key, self.inputs = key, inputs
 
     class Input(Input):
+        io_type = "COMFY_DYNAMICCOMBO_V3"
+
         def __init__(self, id, options, *, display_name=None, optional=False, tooltip=None):
             super().__init__(id, display_name=display_name, optional=optional, tooltip=tooltip)
             self.options = options
@@ -259,6 +265,21 @@ class LatentPreviewMethod(enum.Enum):
     Auto = "auto"
 
 
+class PromptQueue:
+    def __init__(self, server):
+        self.server, self.queue = server, []
+
+    def put(self, item):
+        self.queue.append(item)
+
+
+def get_output_from_returns(return_values, obj):
+    """What a node put out, what the page is told, and whether graphs take its place, which are the first then."""
+    expanding = [(value["expand"], value.get("result")) for value in return_values if "expand" in value]
+    ui = {name: list(shown) for value in return_values for name, shown in value.get("ui", {}).items()}
+    return expanding or [value["result"] for value in return_values], ui, bool(expanding)
+
+
 class CoreModelPatcher:
     def __init__(self, model, load_device, offload_device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
@@ -312,6 +333,9 @@ class Host:
         for node in asyncio.run(extension.get_node_list()):
             schema = node.define_schema()
             node.OUTPUT_NODE, node.HAS_INTERMEDIATE_OUTPUT = schema.is_output_node, schema.has_intermediate_output
+            node.RETURN_TYPES = [output.io_type for output in schema.outputs]
+            inputs = {"required": {one.id: (one.io_type, {}) for one in schema.inputs}}
+            node.INPUT_TYPES = classmethod(lambda cls, inputs=inputs: inputs)
             assert schema.node_id not in self.nodes
             self.nodes[schema.node_id] = node
         self.modules["nodes"].NODE_CLASS_MAPPINGS.update(self.nodes)
@@ -384,6 +408,7 @@ def _modules(host: Host) -> dict[str, ModuleType]:
         },
         "comfy_execution": {"__path__": []},
         "comfy_execution.graph_utils": {"ExecutionBlocker": ExecutionBlocker},
+        "execution": {"get_output_from_returns": get_output_from_returns},
         "folder_paths": _folder_paths(host),
         "latent_preview": {"default_preview_method": LatentPreviewMethod.Auto},
         "nodes": {"NODE_CLASS_MAPPINGS": {}},
@@ -436,7 +461,7 @@ def _progress_bar(host: Host) -> type:
 def _prompt_server(host: Host) -> type:
     class PromptServer:
         def __init__(self, loop):
-            self.loop, self.on_prompt_handlers = loop, []
+            self.loop, self.on_prompt_handlers, self.prompt_queue = loop, [], PromptQueue(self)
 
         def add_on_prompt_handler(self, handler):
             self.on_prompt_handlers.append(handler)
@@ -495,14 +520,21 @@ def _folder_paths(host: Host) -> dict[str, Any]:
 
 
 @contextmanager
-def comfyui(base: Path, *, model_paths: dict[str, tuple[list[str], set[str]]] | None = None) -> Iterator[Host]:
+def comfyui(
+    base: Path,
+    *,
+    model_paths: dict[str, tuple[list[str], set[str]]] | None = None,
+    before: Callable[[Path], Any] = lambda models: None,
+) -> Iterator[Host]:
     """Let the modules of a new host stand in for ComfyUI's, and load the node pack; take both away afterwards.
 
     Args:
         base: An empty folder.
         model_paths: What ``extra_model_paths.yaml`` has put into ``folder_names_and_paths``.
+        before: Given the folder of checkpoints before the pack is loaded.
     """
     host = Host(base)
+    before(host.models)
     host.modules["folder_paths"].folder_names_and_paths.update(model_paths or {})
     name = str(PACK).replace(".", "_x_")
     hidden = {key: sys.modules.pop(key) for key in host.modules if key in sys.modules}

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from copy import deepcopy
 from enum import EnumMeta
 from fractions import Fraction
 from functools import lru_cache
@@ -29,7 +28,6 @@ from comfyui_standin import (
     ExecutionBlocker,
     Hidden,
     InterruptProcessingException,
-    LatentPreviewMethod,
     Later,
     VideoComponents,
     VideoFromComponents,
@@ -43,7 +41,7 @@ from nsfw_guard.classifier import Classifier
 from nsfw_guard.demo.shapes import draw
 from nsfw_guard.errors import CheckpointError, GuardError, ImageError, SettingError
 from nsfw_guard.images import read_images
-from nsfw_guard.redact import fill, redact
+from nsfw_guard.redact import redact
 from nsfw_guard.verdict import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +62,7 @@ ANY = "one flags all"
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
     """A host whose models folder is empty."""
-    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION"):
+    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION", "ALLOW", "AUDIT"):
         monkeypatch.delenv(f"NSFW_GUARD_{name}", raising=False)
     with comfyui(tmp_path / "comfyui") as host:
         yield host
@@ -156,9 +154,9 @@ CATEGORIES = {"image/safety", "video"}
 
 
 def test_the_pack_has_these_nodes(bare):
-    assert set(bare.nodes) == {f"NSFWG_{name}" for name in [*SHOWN, "Enforced", "Refused"]}
-    hidden = {name for name, node in bare.nodes.items() if node.define_schema().is_dev_only}
-    assert hidden == {"NSFWG_Enforced", "NSFWG_Refused"}
+    put_in = {f"NSFWG_{name}" for name in ("Enforced", "EnforcedSource", "EnforcedUncut", "Refused")}
+    assert set(bare.nodes) == {f"NSFWG_{name}" for name in SHOWN} | put_in
+    assert {name for name, node in bare.nodes.items() if node.define_schema().is_dev_only} == put_in
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -1695,274 +1693,6 @@ def test_folders_of_extra_model_paths_are_kept(tmp_path):
         assert extensions == {".safetensors"}
         assert offered(host)[:2] == ["far/model.safetensors", "near/model.safetensors"]
         assert flags(guard(host, pictures(UNSAFE), {**BLUR, "classifier": loaded(host, offered(host)[0])})) == [True]
-
-
-# --- Enforce mode ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def operator(comfy):
-    """A host with some nodes of its own."""
-    flags = {
-        "LoadImage": {},
-        "VAEDecode": {"OUTPUT_NODE": False, "HAS_INTERMEDIATE_OUTPUT": False},
-        "SaveImage": {"OUTPUT_NODE": True},
-        "PreviewMany": {"OUTPUT_NODE": True, "HAS_INTERMEDIATE_OUTPUT": False},
-        "Crop": {"OUTPUT_NODE": False, "HAS_INTERMEDIATE_OUTPUT": True},
-    }
-    comfy.modules["nodes"].NODE_CLASS_MAPPINGS.update({name: type(name, (), has) for name, has in flags.items()})
-    return comfy
-
-
-def enforce(host):
-    return host.pack.extension.enforce
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
-
-
-GRAPH = {
-    "1": node("LoadImage", image="x.png"),
-    "2": node("VAEDecode", images=["1", 0]),
-    "3": node("SaveImage", images=["2", 0], filename_prefix="x"),
-    "4": node("PreviewMany", **{"first": ["1", 0], "more.mask": ["1", 1], "size": [8, 8], "names": ["a", "b"]}),
-    "5": node("Crop", image=["1", 0]),
-    "6": node("NSFWG_Guard", image=["1", 0], **BALANCED, **BLUR),
-    "7": node("NSFWG_SaveImage", images=["1", 0], filename_prefix="x", **BALANCED, **BLUR),
-}
-OUTPUTS = [("3", "images"), ("4", "first"), ("4", "more.mask"), ("5", "image"), ("7", "images")]
-
-
-def followed(prompt, value):
-    """What is at the other end of a link."""
-    return prompt[value[0]]
-
-
-def test_a_guard_is_put_before_each_linked_input_of_each_output(operator):
-    sent = {"prompt": GRAPH, "client_id": "me", "extra_data": {"preview_method": "auto", "extra_pnginfo": WORKFLOW}}
-    given = deepcopy(sent)
-    rewritten = enforce(operator).guard_prompt(sent)
-    assert sent == given
-    assert rewritten["client_id"] == "me"
-    assert rewritten["extra_data"] == {"extra_pnginfo": WORKFLOW}
-    prompt = rewritten["prompt"]
-    assert {key: prompt[key] for key in ("1", "2", "6")} == {key: GRAPH[key] for key in ("1", "2", "6")}
-    for key, name in OUTPUTS:
-        link = prompt[key]["inputs"][name]
-        assert followed(prompt, link) == node("NSFWG_Enforced", value=GRAPH[key]["inputs"][name])
-        assert link[1] == 0
-    assert prompt["3"]["inputs"]["filename_prefix"] == "x"
-    assert {name: prompt["4"]["inputs"][name] for name in ("size", "names")} == {"size": [8, 8], "names": ["a", "b"]}
-    assert len(prompt) == len(GRAPH) + len(OUTPUTS)
-
-
-def test_a_prompt_that_was_guarded_can_be_sent_again(operator):
-    # As it is in the history, and in saved pictures.
-    guard_prompt = enforce(operator).guard_prompt
-    prompt = guard_prompt(guard_prompt({"prompt": GRAPH}))["prompt"]
-    link, seen = prompt["3"]["inputs"]["images"], []
-    while followed(prompt, link)["class_type"] == "NSFWG_Enforced":
-        assert link[0] not in seen, "a cycle, which ComfyUI refuses"
-        seen.append(link[0])
-        link = followed(prompt, link)["inputs"]["value"]
-    assert seen
-    assert link == ["2", 0]
-
-
-def guarded_or_refused(host, images, class_type="SaveImage"):
-    """Whether an output node gets no picture without a guard."""
-    sent = {"prompt": {**GRAPH, "3": node(class_type, images=images, filename_prefix="x")}}
-    prompt = enforce(host).guard_prompt(sent)["prompt"]
-    if set(prompt) == {"nsfw_guard"}:
-        return True
-    value = prompt["3"]["inputs"]["images"]
-    link = value["__value__"] if isinstance(value, dict) else value
-    return followed(prompt, link)["class_type"] == "NSFWG_Enforced"
-
-
-def test_a_link_that_comfyui_unwraps_is_a_link(operator):
-    # ComfyUI's validation puts what is in "__value__" in the place of the dict, links too.
-    assert guarded_or_refused(operator, ["2", 0])
-    assert guarded_or_refused(operator, {"__value__": ["2", 0]})
-
-
-def test_a_node_by_an_old_name_may_be_an_output(operator):
-    # After the handlers, ComfyUI puts other nodes in the place of those that it knows to be replaced (io.NodeReplace).
-    assert guarded_or_refused(operator, ["2", 0], "OldSaveImage")
-
-
-BROKEN = {
-    "a link to nothing": (
-        {"prompt": {**GRAPH, "3": node("SaveImage", images=["no", 0])}},
-        "which is not in the",
-    ),
-    "text": ("hello", "string indices|str"),
-    "nothing": (None, "NoneType"),
-    "no prompt": ({"client_id": "me"}, "prompt"),
-    "a list": ({"prompt": []}, "list"),
-    "a node that is none": ({"prompt": {**GRAPH, "3": "SaveImage"}}, "str"),
-    "no class type": ({"prompt": {**GRAPH, "3": {"inputs": {"images": ["2", 0]}}}}, "class_type"),
-    "a class type that is none": ({"prompt": {**GRAPH, "3": node(["SaveImage"])}}, "list"),
-    "inputs that are none": ({"prompt": {**GRAPH, "3": {"class_type": "SaveImage", "inputs": 3}}}, "int"),
-    "extra data that is none": ({"prompt": GRAPH, "extra_data": 3}, "int"),
-}
-
-
-def refusal(host, sent):
-    """Why a prompt is refused; fails if it is not."""
-    host.modules["server"].PromptServer.instance.add_on_prompt_handler(enforce(host).guard_prompt)
-    answer = host.modules["server"].PromptServer.instance.trigger_on_prompt(sent)
-    assert [one["class_type"] for one in answer["prompt"].values()] == ["NSFWG_Refused"]
-    assert not answer.get("partial_execution_targets")
-    (refused,) = answer["prompt"].values()
-    schema = host.nodes["NSFWG_Refused"].define_schema()
-    assert schema.is_output_node
-    reason = host.prepared("NSFWG_Refused").validate_inputs(**refused["inputs"])
-    assert isinstance(reason, str)
-    assert reason.startswith("This server guards every prompt, and could not guard this one, so it was not run: ")
-    with pytest.raises(SettingError):
-        host.run("NSFWG_Refused", refused["inputs"])
-    return reason
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_prompt_that_cannot_be_guarded_is_refused(operator, name):
-    sent, said = BROKEN[name]
-    given = deepcopy(sent)
-    assert any(word in refusal(operator, sent) for word in said.split("|"))
-    assert sent == given
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("MODEL", "gone.safetensors", "NSFW_GUARD_MODEL is 'gone.safetensors'; expected one of ['shapes/model"),
-        ("ACTION", "replace", "NSFW_GUARD_ACTION is 'replace'; expected one of blur, pixelate, fill, block"),
-        ("ACTION", "detect only", "NSFW_GUARD_ACTION is 'detect only'; expected one of blur"),
-        ("POLICY", "threshold", "NSFW_GUARD_POLICY is 'threshold'; expected one of balanced, strict, permissive"),
-    ],
-)
-def test_settings_of_the_operator_that_make_no_sense_refuse(operator, monkeypatch, name, value, said):
-    monkeypatch.setenv(f"NSFW_GUARD_{name}", value)
-    assert said in refusal(operator, {"prompt": GRAPH})
-    with pytest.raises(SettingError):
-        operator.run("NSFWG_Enforced", {"value": pictures(SAFE)})
-
-
-def test_without_a_checkpoint_every_prompt_is_refused(bare):
-    assert "nsfw-guard download freepik" in refusal(bare, {"prompt": GRAPH, "partial_execution_targets": ["3"]})
-
-
-def enforced(host, value):
-    return host.run("NSFWG_Enforced", {"value": value})[0]
-
-
-def test_images_are_guarded(operator):
-    images = pictures(SAFE, UNSAFE)
-    shown = enforced(operator, images)
-    assert same(shown[0], images[0])
-    assert torch.allclose(shown, guarded_by_the_core(images), atol=1e-6)
-    assert flagged_again(shown) == [False, False]
-    assert enforced(operator, images[:1]).shape == (1, 128, 128, 3)
-
-
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_a_mask_that_holds_a_picture_is_guarded(operator, ndim):
-    masks = pictures(SAFE, ("triangle", "white", "blue")).mean(-1)
-    safe, unsafe = (masks[0], masks[1]) if ndim == 2 else (masks[:1], masks[1:])
-    assert enforced(operator, safe) is safe
-    shown = enforced(operator, unsafe)
-    assert shown.shape == unsafe.shape
-    assert not torch.allclose(shown, unsafe, atol=0.05)
-
-
-@pytest.mark.parametrize("kind", [list, tuple])
-def test_each_item_of_a_list_is_guarded(operator, kind):
-    clip = video(pictures(UNSAFE))
-    items = kind([pictures(SAFE), "text", pictures(UNSAFE), clip])
-    shown = enforced(operator, items)
-    assert type(shown) is kind
-    assert shown[:2] == items[:2]
-    assert not same(shown[2], items[2])
-    assert shown[3] is not clip
-    (only,) = enforced(operator, kind([clip]))
-    assert only is not clip
-
-
-def test_a_video_is_guarded(operator):
-    safe, unsafe = video(pictures(SAFE)), video(pictures(SAFE, UNSAFE))
-    assert enforced(operator, safe) is safe
-    shown = enforced(operator, unsafe).get_components().images
-    assert not same(shown[1], pictures(UNSAFE)[0])
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"samples": torch.rand(1, 4, 8, 8)}, "text", 3, None, [1, 2], object()],
-    ids=["latent", "text", "number", "nothing", "list", "object"],
-)
-def test_what_is_no_picture_is_handed_on(operator, value):
-    assert enforced(operator, value) is value
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8, 2), (0, 8, 8, 3), (1, 2, 8, 8, 3)], ids=str)
-def test_a_tensor_that_cannot_be_looked_at_stops_the_prompt(operator, shape):
-    with pytest.raises(ImageError, match="expected an IMAGE"):
-        enforced(operator, torch.zeros(shape))
-
-
-@pytest.mark.parametrize("kind", ["image", "mask", "video", "list"])
-def test_the_operator_can_block(operator, monkeypatch, kind):
-    monkeypatch.setenv("NSFW_GUARD_ACTION", "block")
-    images = pictures(UNSAFE)
-    mask = pictures(("triangle", "white", "blue")).mean(-1)
-    values = {"image": images, "mask": mask, "video": video(images), "list": [pictures(SAFE), images]}
-    held = enforced(operator, values[kind])
-    assert isinstance(held, ExecutionBlocker)
-    assert held.message == "Held back by the operator of this server: flagged as NSFW."
-
-
-def test_the_operator_chooses_checkpoint_policy_and_action(operator, monkeypatch):
-    install(operator.models / "zebra")
-    settings = {"MODEL": "zebra/model.safetensors", "POLICY": "strict", "ACTION": "fill"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"NSFW_GUARD_{name}", value)
-    images = pictures(UNSAFE)
-    assert torch.equal(enforced(operator, images)[0], redacted(images[0], Redaction("fill"), how=fill))
-    (kept,) = enforce(operator).classifier._LOADED.values()
-    assert kept.name == "zebra/model.safetensors"
-
-
-def preview_methods(host):
-    return (
-        host.modules["comfy.cli_args"].args.preview_method,
-        host.modules["latent_preview"].default_preview_method,
-    )
-
-
-@pytest.mark.parametrize("value", [None, "", "0", "false", "Off", "no"])
-def test_nothing_is_enforced_unless_the_environment_says_so(operator, monkeypatch, value):
-    if value is not None:
-        monkeypatch.setenv("NSFW_GUARD_ENFORCE", value)
-    enforce(operator).install_if_asked()
-    assert operator.modules["server"].PromptServer.instance.on_prompt_handlers == []
-    assert preview_methods(operator) == (LatentPreviewMethod.Auto, LatentPreviewMethod.Auto)
-
-
-@pytest.mark.parametrize("value", ["1", "true", "yes", "2", " 1", "enforce"])
-def test_any_other_word_enforces(operator, monkeypatch, value):
-    monkeypatch.setenv("NSFW_GUARD_ENFORCE", value)
-    enforce(operator).install_if_asked()
-    assert operator.modules["server"].PromptServer.instance.on_prompt_handlers == [enforce(operator).guard_prompt]
-    assert preview_methods(operator) == (LatentPreviewMethod.NoPreviews, LatentPreviewMethod.NoPreviews)
-
-
-def test_a_pack_that_is_loaded_with_it_enforces(tmp_path, monkeypatch):
-    monkeypatch.setenv("NSFW_GUARD_ENFORCE", "1")
-    with comfyui(tmp_path / "comfyui") as host:
-        assert len(host.modules["server"].PromptServer.instance.on_prompt_handlers) == 1
-        assert preview_methods(host) == (LatentPreviewMethod.NoPreviews,) * 2
 
 
 # --- The stand-in against the real ComfyUI ---------------------------------------------------------------------------

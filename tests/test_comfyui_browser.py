@@ -9,6 +9,7 @@ import json
 import os
 import urllib.request
 
+import numpy as np
 import pytest
 import torch
 from chromium import CHROMIUM, SWITCHES
@@ -276,3 +277,68 @@ def test_the_help_page_is_served(server):
     with urllib.request.urlopen(f"{server.url}/extensions/nsfw_guard/docs/NSFWG_Guard.md") as answer:
         assert answer.status == 200
         assert "NSFW Safety Guard" in answer.read().decode()
+
+
+# --- The operators' mode ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def enforcing(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("enforcing"), env={"NSFW_GUARD_ENFORCE": "1"})
+    server.upload("triangle.png", triangle("red"))
+    latent = {"latent_tensor": torch.zeros(1, 3, 16, 16), "latent_format_version_0": torch.tensor([])}
+    save_file(latent, server.base / "input" / "some.latent")
+    server.post("/settings/Comfy.TutorialCompleted", True)
+    yield server
+    server.close()
+
+
+def queued(browser, server, prompt):
+    """Load a prompt into a new page, and press the button; returns the page."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(server.url)
+    ready(page)
+    page.evaluate("prompt => app.loadApiJson(prompt, 'some')", prompt)
+    page.wait_for_function("n => app.graph.nodes.length === n", arg=len(prompt))
+    page.get_by_test_id("queue-button").click()
+    return page
+
+
+def test_a_refused_prompt_says_why_in_the_page_and_names_no_folder(enforcing, browser):
+    page = queued(
+        browser,
+        enforcing,
+        {
+            "1": {"class_type": "LoadLatent", "inputs": {"latent": "some.latent"}},
+            "2": {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "x"}},
+        },
+    )
+    said = "node 2 (SaveLatent) saves or shows what is linked to samples, and a LATENT cannot be looked at."
+    page.locator(TROUBLE).first.wait_for()
+    page.wait_for_timeout(500)
+    if said not in page.inner_text("body"):
+        page.locator(TROUBLE).get_by_role("button").last.click()
+    page.get_by_text(said).first.wait_for()
+    shown = page.inner_text("body")
+    assert "put SaveLatent.samples into NSFW_GUARD_ALLOW" in shown
+    assert str(enforcing.base) not in shown
+    page.close()
+
+
+def test_a_redacted_picture_is_what_the_page_shows(enforcing, browser):
+    broken = []
+    page = queued(
+        browser,
+        enforcing,
+        {
+            "1": {"class_type": "LoadImage", "inputs": {"image": "triangle.png"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        },
+    )
+    page.on("pageerror", lambda error: broken.append(error.stack))
+    page.wait_for_function("Object.keys(app.nodeOutputs).includes('2')")
+    (entry,) = page.evaluate("app.nodeOutputs['2'].images")
+    assert not np.array_equal(enforcing.picture(entry)[..., :3], triangle("red"))
+    assert page.locator(TROUBLE).count() == 0
+    assert broken == []
+    page.close()

@@ -128,15 +128,16 @@ class LoadedClassifier:
             parts.append(_SCORED[key])
             if progress is not None:
                 progress.update_absolute(min(start + CHUNK, count))
-        return WireScores(
-            self.classifier.scored_as,
-            self.classifier.labels,
-            tuple(image for part in parts for image in part.probabilities),
-            tuple(problem for part in parts for problem in part.problems),
-            self.name,
-            self.device,
-            self.precision,
-        )
+        return self._wired(parts)
+
+    def look(self, batch: ImageBatch) -> WireScores:
+        """Classify images of any kind that the core reads, in chunks, until the user interrupts."""
+        self._begin()
+        parts = []
+        for start in range(0, len(batch.items), CHUNK):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            parts.append(self._score(ImageBatch(None, batch.items[start : start + CHUNK])))
+        return self._wired(parts)
 
     def passes(self, batch: ImageBatch, policy: Policy) -> list[bool]:
         """Tell for each image of a batch whether it is not flagged, with room to spare; see ``Policy.with_room``."""
@@ -149,6 +150,17 @@ class LoadedClassifier:
             part = ImageBatch(None, batch.items[start : start + CHUNK])
             passed += [not verdict.flagged for verdict in stricter.decide(self._score(part))]
         return passed
+
+    def _wired(self, parts: list[Scores]) -> WireScores:
+        return WireScores(
+            self.classifier.scored_as,
+            self.classifier.labels,
+            tuple(image for part in parts for image in part.probabilities),
+            tuple(problem for part in parts for problem in part.problems),
+            self.name,
+            self.device,
+            self.precision,
+        )
 
     def _begin(self) -> None:
         """Have ComfyUI bring the weights to where they compute."""

@@ -41,7 +41,8 @@ def generate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="What checks: a model card, a Hub id, or a checkpoint folder (./folder). Default: freepik; demo for demo."
+            help="What checks: a model card, a Hub id, or a checkpoint folder (./folder). Default: freepik; demo for "
+            "demo."
         ),
     ] = None,
     policy: Annotated[str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")] = (

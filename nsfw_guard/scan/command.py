@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,7 +206,7 @@ def scan(
     if policy is None and before.policy is not None and before.identity == model_identity(guard):
         guard.policy = before.policy  # another model's numbers would mean nothing
     if threshold is not None:
-        guard.policy = replace(guard.policy, threshold=threshold)
+        guard.threshold = threshold
     actions = None
     for kind, folder in chosen.items():
         actions = Actions(

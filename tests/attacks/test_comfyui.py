@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +33,7 @@ FILL = {"sensitivity": "balanced", "action": "fill", "action.color": "#808080"}
 @pytest.fixture
 def comfy(tmp_path, monkeypatch):
     """A host with the demo's classifier installed."""
-    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION"):
+    for name in ("ENFORCE", "MODEL", "POLICY", "ACTION", "ALLOW", "AUDIT"):
         monkeypatch.delenv(f"NSFW_GUARD_{name}", raising=False)
     with comfyui(tmp_path / "comfyui") as host:
         shutil.copytree(DEMO, host.models / "shapes")
@@ -264,3 +267,120 @@ def test_block_holds_hidden_pictures_back(comfy):
     block = {"sensitivity": "balanced", "action": "block", "action.message": ""}
     for make in HIDDEN.values():
         assert isinstance(guard(comfy, make(T), block)[0], ExecutionBlocker)
+
+
+# --- Before an output of the operators' mode -------------------------------------------------------------------------
+
+
+def as_pil(image):
+    return Image.fromarray((image[0] * 255).round().byte().numpy())
+
+
+def as_png(image):
+    as_pil(image).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+class Held:
+    __slots__ = ("image",)
+
+    def __init__(self, image):
+        self.image = image
+
+
+KINDS = {
+    "numpy": lambda image: image[0].numpy(),
+    "numpy of bytes": lambda image: (image[0] * 255).byte().numpy(),
+    "one picture": lambda image: image[0].clone(),
+    "one picture, channels first": lambda image: image[0].movedim(-1, 0).contiguous(),
+    "PIL": as_pil,
+    "list of PIL": lambda image: [as_pil(image)],
+    "rows of numbers": lambda image: image[0].tolist(),
+    "layers": lambda image: {"layers": [{"name": "one", "image": image}]},
+    "deep": lambda image: {"a": [None, ({"b": image.numpy()},)]},
+    "tuple": lambda image: (0, "text", image),
+    "film in a dict": lambda image: {"film": [video(image)]},
+    "PNG": as_png,
+    "file": lambda image: io.BytesIO(as_png(image)),
+    "base64": lambda image: base64.b64encode(as_png(image)).decode(),
+    "data URL": lambda image: "data:image/png;base64," + base64.b64encode(as_png(image)).decode(),
+    "hex": lambda image: as_png(image).hex(),
+    "JSON": lambda image: json.dumps({"p": [base64.b64encode(as_png(image)).decode()]}),
+    "object": Held,
+    "mesh": lambda image: MESH(image),
+    "sound of many channels": lambda image: {"waveform": image[..., 1], "sample_rate": 1},
+}
+
+
+class MESH:
+    def __init__(self, texture, colors=None):
+        self.vertices, self.faces, self.uvs = torch.rand(1, 100, 3), torch.zeros(1, 90, 3), torch.rand(1, 100, 2)
+        self.vertex_colors, self.texture = colors, texture
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_before_an_output_is_looked_at(comfy, monkeypatch, kind):
+    make = KINDS[kind]
+    safe, unsafe = make(C), make(T)
+    assert enforced(comfy, safe) is safe
+    output = comfy.run("NSFWG_Enforced", {"value": unsafe})
+    assert output[0] is not unsafe
+    assert json.loads(output.ui["nsfw_guard"][0])["flagged"]
+    again = comfy.run("NSFWG_Enforced", {"value": output[0]})
+    assert again[0] is output[0], "it is not flagged again"
+    monkeypatch.setenv("NSFW_GUARD_ACTION", "block")
+    assert isinstance(enforced(comfy, unsafe), ExecutionBlocker)
+
+
+class File3D:
+    def __init__(self, data, kind="glb"):
+        self.data, self.format = data, kind
+
+    def get_data(self):
+        return io.BytesIO(self.data)
+
+
+def gltf(image, *, color=False, inside=True):
+    """A 3D model with a picture on it, binary or as JSON."""
+    png = as_png(image)
+    described = {
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, **({"COLOR_0": 1} if color else {})}}]}],
+        "images": [{"uri": "data:image/png;base64," + base64.b64encode(png).decode()}],
+    }
+    if not inside:
+        return File3D(json.dumps(described).encode(), "gltf")
+    described["images"] = [{"bufferView": 0, "mimeType": "image/png"}]
+    described["bufferViews"] = [{"buffer": 0, "byteOffset": 4, "byteLength": len(png)}]
+    text, binary = json.dumps(described).encode(), b"0000" + png
+    chunks = [struct.pack("<II", len(part), kind) + part for part, kind in ((text, 0x4E4F534A), (binary, 0x004E4942))]
+    return File3D(struct.pack("<4sII", b"glTF", 2, 12 + sum(map(len, chunks))) + b"".join(chunks))
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["glb", "gltf"])
+def test_pictures_on_3d_models_are_looked_at(comfy, inside):
+    safe = gltf(C, inside=inside)
+    assert enforced(comfy, safe) is safe
+    with pytest.raises(ImageError, match="on the surface of the 3D model is flagged"):
+        enforced(comfy, [gltf(T, inside=inside)])
+
+
+REFUSED = {
+    "colours of a 3D model": gltf(C, color=True),
+    "3D of another format": File3D(b"ply\nformat ascii 1.0", "ply"),
+    "broken 3D": File3D(gltf(C).data[:-100]),
+    "latent": {"samples": torch.rand(1, 4, 16, 16)},
+    "model": torch.nn.Linear(2, 2),
+    "function": print,
+    "file": open(__file__, "rb"),  # noqa: SIM115
+    "embedding": torch.rand(300),
+    "whole numbers": torch.zeros(1, 16, 16, 3, dtype=torch.int32),
+    "colours of vertices": MESH(None, torch.rand(1, 100, 3)),
+    "drawing": "<svg xmlns='http://www.w3.org/2000/svg'></svg>",
+    "words of memory": memoryview(bytes(300)),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_looked_at_before_an_output_stops_the_prompt(comfy, kind):
+    with pytest.raises(ImageError):
+        enforced(comfy, REFUSED[kind])
