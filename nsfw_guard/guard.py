@@ -27,7 +27,7 @@ from .policy import Policy
 from .preprocess import ViewBatch
 from .redact import Redaction, denormalize_flagged, redact_flagged
 from .saved import meant_by_host, save_guard, saved_settings, say_safetensors_only
-from .settings import ASSIGNABLE, CHECKED, Setting, parse_batch_size, parse_views, refuse_attribute, settled
+from .settings import AS_SAVED, ASSIGNABLE, CHECKED, Setting, parse_batch_size, parse_views, refuse_attribute, settled
 from .turns import PerThread
 from .verdict import GuardResult, Scores, Verdict
 
@@ -84,14 +84,14 @@ class NsfwGuard(PreTrainedModel):
         *,
         policy: str | Policy | None = None,
         threshold: float | None = None,
-        redaction: str | Redaction | None = None,
+        redaction: str | Redaction = AS_SAVED,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        views: str | None = None,
+        dtype: str | torch.dtype = AS_SAVED,
+        views: str = AS_SAVED,
         revision: str | None = None,
         card: str | ModelCard | None = None,
-        batch_size: int | None = None,
-        runtime: str | None = None,
+        batch_size: int = AS_SAVED,
+        runtime: str = AS_SAVED,
         variant: str | None = None,
         subfolder: str | None = None,
         local_files_only: bool = False,
@@ -104,8 +104,7 @@ class NsfwGuard(PreTrainedModel):
         settings = settled(given, {})
         for name in CHECKED:  # what cannot be is refused before anything is fetched
             setattr(self, name, settings[name])
-        parse_device(device)
-        parse_runtime(settings["runtime"], device, settings["dtype"])
+        parse_device(parse_runtime(settings["runtime"], device, settings["dtype"])[1])
         folder, card = find_checkpoint(
             model, card=card, revision=revision, variant=variant, subfolder=subfolder, local_files_only=local_files_only
         )

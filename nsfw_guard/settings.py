@@ -16,6 +16,15 @@ from .redact import Redaction
 
 T = TypeVar("T")
 
+
+class _AsSaved:
+    """What stands for a setting that is not given: it is as the guard was saved, else the default."""
+
+    def __repr__(self) -> str:
+        return "AS_SAVED"
+
+
+AS_SAVED: Any = _AsSaved()
 # What a guard takes if nothing is said.
 DEFAULTS: Mapping[str, Any] = {
     "policy": "balanced", "redaction": "blur", "views": "auto", "batch_size": 16, "dtype": "auto", "runtime": "auto"
@@ -30,13 +39,15 @@ def settled(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any
     """Return the settings of a guard: what was said, else what it was saved with, else the defaults.
 
     Args:
-        given: All settings, ``None`` where nothing was said.
+        given: All settings, ``AS_SAVED`` where nothing was said; for the policy ``None`` is the same.
         saved: See ``saved_settings``; the dtype of another runtime than the given one says nothing.
     """
-    other_runtime = given["runtime"] not in (None, saved.get("runtime"))
+    other_runtime = given["runtime"] not in (AS_SAVED, saved.get("runtime"))
     known = {name: value for name, value in saved.items() if not (other_runtime and name in ("runtime", "dtype"))}
-    said = {name: value for name, value in given.items() if value is not None}
-    return {**dict.fromkeys(given), **DEFAULTS, **known, **said}
+    said = {name: value for name, value in given.items() if value is not AS_SAVED}
+    if said.get("policy", known) is None:
+        del said["policy"]
+    return {**DEFAULTS, **known, **said}
 
 
 class Setting(Generic[T]):

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageClassification
 
 from nsfw_guard import CheckpointError, NsfwGuard, Policy, Redaction, SettingError
 from nsfw_guard.saved import say_safetensors_only
-from nsfw_guard.settings import settled
+from nsfw_guard.settings import AS_SAVED, settled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +91,7 @@ def test_what_is_given_comes_before_what_was_saved(guard, folder, name, load):
 
 
 def test_the_dtype_of_another_runtime_says_nothing():
-    given = dict.fromkeys(["policy", "redaction", "views", "batch_size", "dtype", "runtime"])
+    given = dict.fromkeys(["policy", "redaction", "views", "batch_size", "dtype", "runtime"], AS_SAVED)
     saved = {"dtype": "int8", "runtime": "onnx", "views": "card"}
     kept, other = settled(given, saved), settled({**given, "runtime": "torch"}, saved)
     assert (kept["dtype"], kept["runtime"], kept["views"]) == ("int8", "onnx", "card")

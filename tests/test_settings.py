@@ -98,6 +98,12 @@ def test_a_threshold_at_construction_takes_the_place_of_the_policys(tiny_folder)
     assert mine.threshold == 0.75
 
 
+@pytest.mark.parametrize("name", ["redaction", "views", "batch_size", "dtype", "runtime"])
+def test_nothing_is_no_setting_at_construction_either(tiny_folder, name):
+    with pytest.raises(SettingError, match=f"{name} is None; expected"):
+        NsfwGuard(tiny_folder, **{name: None})
+
+
 def test_no_policy_is_the_cards_balanced_one(guard):
     guard.policy = "strict"
     guard.policy = None
