@@ -351,6 +351,24 @@ def reader():
     return open(__file__, "rb")  # noqa: SIM115
 
 
+def carrying(pixels, *, info):
+    carrier = CLEAN.copy()
+    if info:
+        carrier.info["preview"] = picture(pixels)
+    else:
+        carrier.preview = pixels
+    return carrier
+
+
+@pytest.mark.parametrize("info", [True, False])
+def test_pictures_that_carry_another_one(demo, info):
+    clean = carrying(C, info=info)
+    assert returned(demo, BaseOutput(images=[clean])).images[0] is clean
+    for given in ([carrying(T, info=info)], [[CLEAN, carrying(T, info=info)]], carrying(T, info=info)):
+        with pytest.raises(ImageError, match="beside a picture, is flagged"):
+            returned(demo, BaseOutput(images=given))
+
+
 REFUSED = {
     "raw bytes": lambda: levels(T).numpy().tobytes(),
     "numbers in a row": lambda: T.flatten(),
