@@ -257,6 +257,10 @@ BROKEN = {
         {"prompt": {**GRAPH, "3": node("SaveImage", images=["no", 0])}},
         "which is not in the",
     ),
+    "a link to half an output": (
+        {"prompt": {**GRAPH, "3": node("SaveImage", images=["2", 0.5])}},
+        "links to output 0.5",
+    ),
     "text": ("hello", "string indices|str"),
     "nothing": (None, "NoneType"),
     "no prompt": ({"client_id": "me"}, "prompt"),
@@ -584,7 +588,7 @@ def test_a_latent_that_stays_whole_is_decoded_once(typed):
     assert uncut_in(prompt_of(typed, **cut_graph("LatentUpscaleBy"))) == []
     for dim, found in (("t", []), ("x", [["made", 0]])):
         cut = node("LatentCut", samples=["made", 0], dim=dim)
-        assert uncut_in(prompt_of(typed, **cut_graph("LatentCut", cut=cut))) == found
+        assert uncut_in(prompt_of(typed, **{**cut_graph("LatentCut"), "cut": cut})) == found
     of_picture = node("VAEEncode", pixels=["load", 0], vae=["loader", 2])  # looked at when it was loaded
     assert uncut_in(prompt_of(typed, **cut_graph("LatentCrop", load=node("LoadImage"), made=of_picture))) == []
     assert uncut_in(prompt_of(typed, **cut_graph("LatentCrop", made=node("LoadLatent")))) == [["made", 0]]

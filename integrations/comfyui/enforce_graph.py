@@ -112,6 +112,8 @@ class _Graph:
             if shows:
                 self._refuse_own_pictures(key)
             for name, link in links.items():
+                if not isinstance(link[1], int):
+                    raise GraphRefused(key, f"{self._named(key)} links to output {link[1]} of node {link[0]}")
                 if self.closed and link[0] not in self.nodes:
                     if shows:
                         raise GraphRefused(key, f"node {key} links to {link[0]}, which is not in the prompt")

@@ -103,12 +103,17 @@ class Look:
         if is_model_file(value):
             return look_at_model(value, lambda picture: self._leaf(picture, Place("texture")))
         if type(value) in (list, tuple, dict) and depth < 8 and not is_pictures(value) and not _is_numbers(value):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            made = {key: self._at(item, depth + 1) for key, item in items}
-            if all(made[key] is item for key, item in (value.items() if isinstance(value, dict) else enumerate(value))):
-                return value
-            return made if isinstance(value, dict) else type(value)(made.values())
+            return self._items(value, depth + 1)
         return walk(value, self._leaf, name="value")
+
+    def _items(self, value: Any, depth: int) -> Any:
+        items = value if isinstance(value, dict) else dict(enumerate(value))
+        if any(self._at(key, depth) is not key for key in items):
+            raise ImageError("A dict has a key that is flagged, and cannot be redacted; expected a name.")
+        made = {key: self._at(item, depth) for key, item in items.items()}
+        if all(made[key] is item for key, item in items.items()):
+            return value
+        return made if isinstance(value, dict) else type(value)(made.values())
 
     def _leaf(self, leaf: Any, place: Place) -> Any:
         if not self._strict and (
@@ -227,6 +232,6 @@ def _is_mesh(value: Any) -> bool:
 
 def _is_numbers(value: Any) -> bool:
     """Whether a list is rows of numbers, of which long ones are arrays."""
-    while isinstance(value, (list, tuple)) and value:
-        value = value[0]
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_numbers, value))
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -364,6 +364,19 @@ def test_pictures_on_3d_models_are_looked_at(comfy, inside):
         enforced(comfy, [gltf(T, inside=inside)])
 
 
+def test_pictures_among_other_things_are_clamped_too(comfy):
+    for given in ((0, C * 3), [1.5, "text", {"a": C * 3}]):
+        shown = enforced(comfy, given)
+        image = shown[1] if isinstance(shown, tuple) else shown[2]["a"]
+        assert torch.equal(image, (C * 3).clamp(0, 1))
+
+
+def test_a_picture_that_is_the_key_of_a_dict_is_looked_at(comfy):
+    text = base64.b64encode(as_png(T)).decode()
+    with pytest.raises(ImageError, match="has a key that is flagged"):
+        enforced(comfy, {text: 1})
+
+
 REFUSED = {
     "colours of a 3D model": gltf(C, color=True),
     "3D of another format": File3D(b"ply\nformat ascii 1.0", "ply"),
