@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of
+from .console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of, stated
 from .errors import GuardError, ImageError, SettingError
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ CLEAN, FLAGGED, FAILED = 0, 1, 2
 
 Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")]
 PolicyName = Annotated[
-    str, typer.Option("--policy", help="A preset of the model card: strict, balanced, permissive, …")
+    str | None,
+    typer.Option(
+        "--policy",
+        help="A preset of the model card: strict, balanced, permissive, … Default: the guard's own, else balanced.",
+    ),
 ]
 
 
@@ -39,11 +43,11 @@ def check(
         ),
     ],
     model: Model = "freepik",
-    policy: PolicyName = "balanced",
+    policy: PolicyName = None,
     threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
-    redaction: Kind = "blur",
-    cells: Cells = 16,
-    color: Color = "black",
+    redaction: Kind = None,
+    cells: Cells = None,
+    color: Color = None,
     replacement: Replacement = None,
     redact_to: Annotated[
         Path | None,
@@ -54,10 +58,10 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     views: Annotated[
-        str, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
-    ] = "auto",
+        str | None, typer.Option(help="auto sees every part of a picture; card only what the model's own crop sees.")
+    ] = None,
     exit_zero: ExitZero = False,
 ) -> None:
     """Print the verdict on pictures.
@@ -72,10 +76,8 @@ def check(
         model,
         policy=policy,
         threshold=threshold,
-        redaction=redaction_of(redaction, cells, color, replacement),
         device=device or default_device(),
-        dtype=dtype,
-        views=views,
+        **stated(redaction=redaction_of(redaction, cells, color, replacement), dtype=dtype, views=views),
     )
     listing = list_files(files, without=redact_to)
     if redact_to is not None:

@@ -26,7 +26,7 @@ from . import __version__
 from .audit_command import audit, verify
 from .bench.command import bench
 from .check_command import CLEAN, FAILED, FLAGGED, PolicyName, check, said
-from .console import Cells, Color, Kind, Replacement, quiet, redaction_of
+from .console import Cells, Color, Kind, Replacement, quiet, redaction_of, stated
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 from .files import write_whole
@@ -61,9 +61,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write the pictures.")] = Path("nsfw-guard-demo"),
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; may be given several times.")] = None,
-    redaction: Kind = "blur",
-    cells: Cells = 16,
-    color: Color = "black",
+    redaction: Kind = None,
+    cells: Cells = None,
+    color: Color = None,
     replacement: Replacement = None,
     policy: PolicyName = "balanced",
     seed: Annotated[int, typer.Option(help="Of the first picture; each further one has the next.")] = 0,
@@ -81,7 +81,7 @@ def demo(
 
         quiet()
         prompts = list(prompt or PROMPTS)
-        guard = NsfwGuard("demo", policy=policy, redaction=redaction_of(redaction, cells, color, replacement))
+        guard = NsfwGuard("demo", policy=policy, **stated(redaction=redaction_of(redaction, cells, color, replacement)))
         out.mkdir(parents=True, exist_ok=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=_err, transient=True) as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,15 @@ from .errors import SettingError
 if TYPE_CHECKING:
     from .redact import Redaction
 
-Kind = Annotated[str, typer.Option("--redaction", help="blur, pixelate, fill, replace or none.")]
-Cells = Annotated[int, typer.Option(help="Of blur and pixelate: the most cells along the short side that are shown.")]
-Color = Annotated[str, typer.Option(help="Of fill: a name such as gray, or #rrggbb.")]
+Kind = Annotated[
+    str | None,
+    typer.Option("--redaction", help="blur, pixelate, fill, replace or none. Default: the guard's own, else blur."),
+]
+Cells = Annotated[
+    int | None,
+    typer.Option(help="Of blur and pixelate: the most cells along the short side that are shown. Default: 16."),
+]
+Color = Annotated[str | None, typer.Option(help="Of fill: a name such as gray, or #rrggbb. Default: black.")]
 Replacement = Annotated[Path | None, typer.Option(help="A picture that is shown instead of what is flagged.")]
 
 
@@ -35,8 +41,13 @@ def default_device() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def redaction_of(kind: str, cells: int, color: str, replacement: Path | None) -> Redaction:
-    """Return the redaction that the options of a command say.
+def stated(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; a saved guard keeps its own settings for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def redaction_of(kind: str | None, cells: int | None, color: str | None, replacement: Path | None) -> Redaction | None:
+    """Return the redaction that the options of a command say; ``None`` if none of them is given.
 
     Raises:
         SettingError: They say none.
@@ -46,17 +57,18 @@ def redaction_of(kind: str, cells: int, color: str, replacement: Path | None) ->
 
     from .redact import Redaction
 
-    if replacement is not None and kind == "blur":  # nobody asked for another kind
-        kind = "replace"
+    if kind is None and cells is None and color is None and replacement is None:
+        return None
+    kind = kind or ("blur" if replacement is None else "replace")
     if kind == "replace" and replacement is None:
         raise SettingError("--redaction replace needs a picture: --replacement blocked.png.")
     try:
-        red, green, blue, *_ = (level / 255 for level in ImageColor.getrgb(color))
+        red, green, blue, *_ = (level / 255 for level in ImageColor.getrgb(color or "black"))
         if max(red, green, blue) > 1:
             raise ValueError(color)
     except ValueError as error:
         raise SettingError(f"--color is {color!r}; expected a name such as gray, or #rrggbb.") from error
-    return Redaction(kind, cells=cells, color=(red, green, blue), image=replacement)
+    return Redaction(kind, color=(red, green, blue), image=replacement, **stated(cells=cells))
 
 
 ExitZero = Annotated[

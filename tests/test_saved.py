@@ -17,9 +17,13 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.pipelines import pipeline_utils
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms.functional import to_pil_image
 from transformers import AutoModelForImageClassification
+from typer.testing import CliRunner
 
 from nsfw_guard import CheckpointError, NsfwGuard, Policy, Redaction, SettingError
+from nsfw_guard.cli import app
+from nsfw_guard.demo.shapes import draw
 from nsfw_guard.saved import say_safetensors_only
 from nsfw_guard.settings import AS_SAVED, settled
 
@@ -425,3 +429,19 @@ def test_what_diffusers_fetches_of_a_guard_is_all_of_it(hub, guard):
     assert names_in(folder / "safety_checker") == ["config.json", weights]
     pipe = DiffusionPipeline.from_pretrained(folder, variant=hub.variant)
     assert settings_of(pipe.safety_checker) == settings_of(guard)
+
+
+def test_commands_keep_the_settings_of_a_saved_guard(tmp_path):
+    NsfwGuard("demo", policy=Policy(threshold=1.0, per_label={"circle": 0.5}), redaction="pixelate").save_pretrained(
+        tmp_path / "guard"
+    )
+    to_pil_image(draw("circle", "red", "white")).save(tmp_path / "circle.png")
+    check = ["check", str(tmp_path / "circle.png"), "--model", str(tmp_path / "guard"), "--json"]
+    scan = ["scan", str(tmp_path / "circle.png"), "--model", str(tmp_path / "guard"), "--out", str(tmp_path / "out")]
+    for command in (check, scan):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1, done.output  # flagged by the label that the saved policy names
+        named = CliRunner().invoke(
+            app, [*command, "--policy", "balanced", *(["--rejudge"] if "scan" in command else [])]
+        )
+        assert named.exit_code == 0, named.output

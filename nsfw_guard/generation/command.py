@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..console import Cells, Color, ExitZero, Kind, Replacement, quiet, redaction_of
+from ..console import Cells, Color, ExitZero, Kind, Replacement, quiet, redaction_of, stated
 from ..errors import GuardError, SettingError
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ def generate(
             "demo."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="A preset of the model card: strict, balanced, permissive, …")] = (
-        "balanced"
-    ),
-    redaction: Kind = "blur",
-    cells: Cells = 16,
-    color: Color = "black",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="A preset of the model card: strict, balanced, permissive, … Default: the guard's own, else balanced."
+        ),
+    ] = None,
+    redaction: Kind = None,
+    cells: Cells = None,
+    color: Color = None,
     replacement: Replacement = None,
     on_flag: Annotated[
         str,
@@ -112,7 +115,7 @@ def generate(
         guard=NsfwGuard(
             model or (DEMO if pipeline == DEMO else None),
             policy=policy,
-            redaction=redaction_of(redaction, cells, color, replacement),
+            **stated(redaction=redaction_of(redaction, cells, color, replacement)),
         ),
         on_flag=on_flag,
         batch_size=batch_size,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ..console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of
+from ..console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of, stated
 from ..errors import SettingError
 from . import said
 from .summary import Summary
@@ -89,18 +89,18 @@ def scan(
     copy: Annotated[Path | None, typer.Option(help="Copy flagged files here.")] = None,
     link: Annotated[Path | None, typer.Option(help="Link to flagged files from here.")] = None,
     redact_to: Annotated[Path | None, typer.Option(help="Write redacted copies of flagged pictures here.")] = None,
-    redaction: Kind = "blur",
-    cells: Cells = 16,
-    color: Color = "black",
+    redaction: Kind = None,
+    cells: Cells = None,
+    color: Color = None,
     replacement: Replacement = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Scan, and only say what would be moved, copied, linked or redacted.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Such as cuda or cpu. Default: the GPU if there is one.")] = None,
     dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16, float16; int8 goes with --runtime onnx.")
-    ] = "auto",
-    runtime: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
+        str | None, typer.Option(help="auto, float32, bfloat16, float16; int8 goes with --runtime onnx.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto, torch or onnx.")] = None,
     views: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +108,7 @@ def scan(
             "else auto."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Most views in one forward pass.")] = 16,
+    batch_size: Annotated[int | None, typer.Option(help="Most views in one forward pass. Default: 16.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Threads that read and decode. Default: one for each CPU core, 2 to 16.")
     ] = None,
@@ -190,10 +190,7 @@ def scan(
     _settle(settings.max_pixels)
     model = model or before.model or "freepik"
     model = os.path.abspath(model) if os.path.isdir(model) and model not in CARDS else model
-    loaded: dict[str, Any] = {
-        "model": model, "dtype": dtype, "views": views or before.views or "auto", "batch_size": batch_size,
-        "runtime": runtime,
-    }  # fmt: skip
+    loaded = stated(model=model, dtype=dtype, views=views or before.views, batch_size=batch_size, runtime=runtime)
     ray = _ray(
         engine, {**loaded, "device": device},
         address=address, workers=actors, cpus=cpus_per_actor, gpus=gpus_per_actor,
@@ -202,7 +199,7 @@ def scan(
         device = "cpu"
     elif runtime != "onnx":  # which knows where it runs
         device = device or default_device()
-    guard = NsfwGuard(**loaded, policy=policy, device=device, redaction=shown)
+    guard = NsfwGuard(**loaded, **stated(redaction=shown), policy=policy, device=device)
     if policy is None and before.policy is not None and before.identity == model_identity(guard):
         guard.policy = before.policy  # another model's numbers would mean nothing
     if threshold is not None:
@@ -215,7 +212,7 @@ def scan(
             sources=found,
             given=given,
             out=out,
-            redaction=shown,
+            redaction=guard.redaction,
             judge=guard.passes,
             dry_run=dry_run,
         )
