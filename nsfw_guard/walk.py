@@ -155,7 +155,8 @@ class _Walk:
         if self._passes(value, place) or isinstance(value, _PLAIN) or _is_plain_text(value):
             return value
         if isinstance(value, _NUMBERS):
-            self._count(1, place)
+            # The bytes of a file may be one number.
+            self._count(1 if not isinstance(value, int) or value.bit_length() <= 64 * FEW else MANY + 1, place)
             return value
         key = id(value)
         if key in self._done:
@@ -179,6 +180,8 @@ class _Walk:
             raise ImageError(f"{place} is one of more than {MANY} loose numbers, which may be a picture; {_EXPECTED}.")
 
     def _made(self, value: Any, place: Place, depth: int) -> Any:
+        if isinstance(value, Tensor) and value.is_nested:
+            raise ImageError(f"{place} is a nested tensor; {_EXPECTED}.")
         if isinstance(value, (str, PurePath)) or is_leaf(value):  # plain text is out already
             made = self._visit(value, place)
             if isinstance(value, Image.Image) or is_pictures(value):

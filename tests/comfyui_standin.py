@@ -280,6 +280,10 @@ def get_output_from_returns(return_values, obj):
     return expanding or [value["result"] for value in return_values], ui, bool(expanding)
 
 
+async def get_output_data(prompt_id, unique_id, obj, input_data_all):
+    return get_output_from_returns(input_data_all, obj)
+
+
 class CoreModelPatcher:
     def __init__(self, model, load_device, offload_device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
@@ -408,7 +412,10 @@ def _modules(host: Host) -> dict[str, ModuleType]:
         },
         "comfy_execution": {"__path__": []},
         "comfy_execution.graph_utils": {"ExecutionBlocker": ExecutionBlocker},
-        "execution": {"get_output_from_returns": get_output_from_returns},
+        "execution": {
+            "get_output_data": get_output_data,
+            "get_output_from_returns": get_output_from_returns,
+        },
         "folder_paths": _folder_paths(host),
         "latent_preview": {"default_preview_method": LatentPreviewMethod.Auto},
         "nodes": {"NODE_CLASS_MAPPINGS": {}},

@@ -478,6 +478,10 @@ def test_a_comfyui_that_has_changed_ends_too(comfy, monkeypatch):
     del comfy.modules["execution"].get_output_from_returns
     with pytest.raises(SettingError, match="this ComfyUI has no get_output_from_returns"):
         enforce(comfy).install_if_asked()
+    comfy.modules["execution"].get_output_from_returns = lambda return_values, obj: None
+    del comfy.modules["execution"].get_output_data
+    with pytest.raises(SettingError, match="this ComfyUI has no use for get_output_from_returns"):
+        enforce(comfy).install_if_asked()
 
 
 # --- Where guards are put --------------------------------------------------------------------------------------------

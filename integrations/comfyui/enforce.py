@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any
 
 import comfy.cli_args
@@ -51,8 +52,8 @@ def install_if_asked() -> None:
         for owner, name in ((server, "add_on_prompt_handler"), (queue, "put"), (execution, _EXPAND))
         if not callable(getattr(owner, name, None))
     ]
-    if missing:
-        raise SettingError(f"this ComfyUI has no {', '.join(missing)}; expected 0.19 or newer")
+    if missing or not any(_EXPAND in code.co_names for code in _codes(execution)):
+        raise SettingError(f"this ComfyUI has no {', '.join(missing) or f'use for {_EXPAND}'}; expected 0.19 or newer")
     _switch_previews_off()
     server.add_on_prompt_handler(guard_prompt)
     # What other extensions put into the queue, or make of a prompt after the handler. On this one queue only.
@@ -60,6 +61,10 @@ def install_if_asked() -> None:
     # ComfyUI has no handler for graphs that nodes put in their place while they run.
     setattr(execution, _EXPAND, _guarding_expansions(getattr(execution, _EXPAND)))
     logger.warning("%s: every prompt is guarded, and sampler previews are off.", ENFORCE)
+
+
+def _codes(module: Any) -> list[CodeType]:
+    return [value.__code__ for value in vars(module).values() if isinstance(value, FunctionType)]
 
 
 def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def guard_prompt(json_data: dict[str, Any]) -> dict[str, Any]:
         settings()
         prompt = guarded_graph(json_data["prompt"], allowed())
         return {**json_data, "prompt": prompt, "extra_data": _without_previews(json_data.get("extra_data"))}
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:  # see above
         if not isinstance(error, GraphRefused):
             logger.exception("A prompt could not be guarded and is refused.")
         key = error.node if isinstance(error, GraphRefused) else "nsfw_guard"

@@ -165,7 +165,7 @@ def samples(types: Iterable[str]) -> bool:
 def _inputs(cls: Any) -> dict[str, frozenset[str]]:
     try:
         declared = cls.INPUT_TYPES()
-    except Exception:  # noqa: BLE001 - ComfyUI refuses the prompt then
+    except Exception:  # ComfyUI refuses the prompt then
         return {}
     sections = (declared.get(section) or {} for section in ("required", "optional"))
     return {str(name): types_in(entry[0]) for section in sections for name, entry in section.items() if entry}
