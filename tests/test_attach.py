@@ -352,6 +352,12 @@ def test_allowed_latents_are_no_images(sdxl, guard):
     assert out.get("nsfw_content_detected") is None
 
 
+def test_allowed_latents_may_be_a_few_numbers(sdxl, guard):
+    attach(sdxl, guard, latents="allow")
+    out = sdxl("a", height=8, width=8, num_inference_steps=1, output_type="latent")
+    assert out.images.numel() <= 64
+
+
 def test_latents_that_are_pixels_are_looked_at(guard):
     case = images.CASES["prx_pixel"]
     plain, pipe = case.build(), attach(case.build(), guard)

@@ -54,8 +54,8 @@ def attach(
             else ``NsfwGuard()``.
         replace: Exchange the guard that is attached for another one. ``detach`` gives back what the slot held before
             the first of them.
-        latents: What ``output_type="latent"`` does: ``"raise"`` an error before anything is generated, or ``"allow"``,
-            for a pipeline whose latents another guarded one decodes.
+        latents: ``"raise"``: asking for latents is an error before anything is generated, and those that come along
+            are ``None``; ``"allow"``: for a pipeline whose latents another guarded one decodes.
         every: Videos: how many frames apart the frames are that are looked at; those around a flagged one always are.
         video: ``"frame"`` redacts runs of frames, ``"clip"`` the whole clip in which a frame is flagged.
         min_run: Videos: the shortest run of redacted frames, and the shortest gap between two, in frames.

@@ -73,12 +73,12 @@ class Finish:
         field, inner = _field(place), place.steps[1:]
         if isinstance(value, list):
             self._listed |= {id(item) for item in value if isinstance(item, (Tensor, np.ndarray))}
+        if self._latents and isinstance(value, Tensor) and not inner and (field in table.FIELDS or field == 0):
+            return True
         if field in table.FIELDS and all(isinstance(step, int) for step in inner):
             _refuse_what_is_no_picture(value, place)
         if inner:
             return False
-        if self._latents and isinstance(value, Tensor) and (field in table.FIELDS or field == 0):
-            return True
         held = table.held_in(self._cls, field)
         return held == "latents" or (held == "other" and (self._known or not may_be_pictures(value)))
 
