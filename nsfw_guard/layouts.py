@@ -61,8 +61,8 @@ def as_array(value: Any, name: str) -> Tensor | np.ndarray[Any, Any]:
         return np.asarray(value)
     except Exception as error:
         raise ImageError(
-            f"{name} is a {type(value).__name__} that cannot be read as one array ({one_line(error)}); expected a NumPy "
-            "array or a tensor."
+            f"{name} is a {type(value).__name__} that cannot be read as one array ({one_line(error)}); expected a "
+            "NumPy array or a tensor."
         ) from error
 
 

@@ -155,7 +155,8 @@ class _Walk:
         if self._passes(value, place) or isinstance(value, _PLAIN) or _is_plain_text(value):
             return value
         if isinstance(value, _NUMBERS):
-            self._count(1, place)
+            # The bytes of a file may be one number.
+            self._count(1 if not isinstance(value, int) or value.bit_length() <= 64 * FEW else MANY + 1, place)
             return value
         key = id(value)
         if key in self._done:
@@ -179,8 +180,12 @@ class _Walk:
             raise ImageError(f"{place} is one of more than {MANY} loose numbers, which may be a picture; {_EXPECTED}.")
 
     def _made(self, value: Any, place: Place, depth: int) -> Any:
+        if isinstance(value, Tensor) and value.is_nested:
+            raise ImageError(f"{place} is a nested tensor; {_EXPECTED}.")
         if isinstance(value, (str, PurePath)) or is_leaf(value):  # plain text is out already
             made = self._visit(value, place)
+            if isinstance(value, Image.Image) or is_pictures(value):
+                self._beside(value, place, depth)
             return self._attributes(value, made, place, depth) if isinstance(value, (Tensor, np.ndarray)) else made
         if is_array(value) and not _is_bytes(value):
             return self._of_array(value, place, depth)
@@ -201,6 +206,18 @@ class _Walk:
                 raise ImageError(f"{place} is an iterator without a near end; {_EXPECTED}.")
             return iter(self.at(items, place, depth))
         return self._of_object(value, place, depth)
+
+    def _beside(self, value: Any, place: Place, depth: int) -> None:
+        """Walk the pictures and arrays that somebody has hung on a picture; what is in its file, ``visit`` knows."""
+        if isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                self._beside(item, place.item(index), depth)
+            return
+        for name, item in {**value.info, **vars(value)}.items():
+            if isinstance(item, (Image.Image, Tensor, np.ndarray)):
+                beside = place.attribute(str(name))
+                if self.at(item, beside, depth) is not item:
+                    raise ImageError(f"{beside}, beside a picture, is flagged; {_EXPECTED}.")
 
     def _of_array(self, value: Any, place: Place, depth: int) -> Any:
         """An array of objects, text or fields is walked item by item; what is left is of few values."""

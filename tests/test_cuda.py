@@ -148,6 +148,24 @@ def test_the_host_waits_once_per_call(falconsai, redaction, dtype):
     assert waits == 1
 
 
+@pytest.mark.parametrize(("exact", "expected"), [(True, 1), (False, 0)])
+def test_what_a_pipeline_returns_is_compared_in_one_wait_at_most(falconsai, exact, expected):
+    """And only where tensors are asked for; a change that the count of writes does not tell is found then."""
+    pytest.importorskip("diffusers")
+    from nsfw_guard.integrations.diffusers_pipeline.record import Passed, Record
+    from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
+
+    guard, images = NsfwGuard(falconsai, card="falconsai"), pictures(2)
+    record = Record(Attachment(guard, Settings()), CUDA, exact=exact)
+    record.add(images, [Passed(verdict) for verdict in guard.check(images)])
+    found = []
+    waits = count_synchronisations(lambda: found.append((record.find(images), record.find(images, final=True))))
+    assert waits == expected
+    assert found == [(record.passed, record.passed)]
+    images.data.mul_(0.5)
+    assert (record.find(images, final=True) is None) == exact
+
+
 def test_no_pixels_leave_the_device(falconsai):
     images = pictures(4, 512)
     guard = splitting(NsfwGuard(falconsai, card="falconsai"), images)

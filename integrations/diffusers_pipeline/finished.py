@@ -41,6 +41,8 @@ class Finish:
         self._record, self._cls, self._latents = record, cls, latents
         self._known = table.mechanism(cls.__name__) is not None
         self._found: list[tuple[int, Passed]] = []
+        # Arrays in lists, each of which is one item, such as the layers of a picture; in a tuple, each is a batch.
+        self._listed: set[int] = set()
 
     @property
     def found(self) -> list[Passed]:
@@ -69,6 +71,8 @@ class Finish:
 
     def _passes(self, value: Any, place: Place) -> bool:
         field, inner = _field(place), place.steps[1:]
+        if isinstance(value, list):
+            self._listed |= {id(item) for item in value if isinstance(item, (Tensor, np.ndarray))}
         if field in table.FIELDS and all(isinstance(step, int) for step in inner):
             _refuse_what_is_no_picture(value, place)
         if inner:
@@ -86,8 +90,7 @@ class Finish:
         decoded = isinstance(leaf, Tensor) and leaf.ndim == 5 and table.returns_decoded(self._cls)
         shown = leaf.movedim(1, 2) if decoded else leaf
         signed = decoded or table.returns_signed(self._cls)
-        listed = len(place.steps) > 1 and isinstance(leaf, (Tensor, np.ndarray))  # one item: the layers of a picture
-        passed = self._record.find([leaf], final=True) if listed else None
+        passed = self._record.find([leaf], final=True) if id(leaf) in self._listed else None
         done = shown
         if passed is None:
             done, passed = look(shown, self._record, clips=clips, signed=signed, sure=self._known, name=str(place))

@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import types
+import zipfile
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -351,6 +352,31 @@ def reader():
     return open(__file__, "rb")  # noqa: SIM115
 
 
+def carrying(pixels, *, info):
+    carrier = CLEAN.copy()
+    if info:
+        carrier.info["preview"] = picture(pixels)
+    else:
+        carrier.preview = pixels
+    return carrier
+
+
+@pytest.mark.parametrize("info", [True, False])
+def test_pictures_that_carry_another_one(demo, info):
+    clean = carrying(C, info=info)
+    assert returned(demo, BaseOutput(images=[clean])).images[0] is clean
+    for given in ([carrying(T, info=info)], [[CLEAN, carrying(T, info=info)]], carrying(T, info=info)):
+        with pytest.raises(ImageError, match="beside a picture, is flagged"):
+            returned(demo, BaseOutput(images=given))
+
+
+def zipped():
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr("t.png", file(T))
+    return written.getvalue()
+
+
 REFUSED = {
     "raw bytes": lambda: levels(T).numpy().tobytes(),
     "numbers in a row": lambda: T.flatten(),
@@ -361,8 +387,12 @@ REFUSED = {
     "seven channels": lambda: torch.rand(1, 7, SIDE, SIDE),
     "latents": lambda: torch.randn(1, 4, 16, 16),
     "values up to 255": lambda: T * 255,
+    "one large number": lambda: int.from_bytes(file(T), "big"),
+    "a zip": zipped,
     "complex numbers": lambda: T.to(torch.complex64),
     "a sparse tensor": lambda: T[1].to_sparse(),
+    "a nested tensor": lambda: torch.nested.nested_tensor([T, C]),
+    "a quantised tensor": lambda: torch.quantize_per_tensor(T, 0.1, 0, torch.quint8),
     "a function": lambda: lambda: T,
     "a partial function": lambda: functools.partial(picture, T),
     "a module": lambda: torch.nn.Linear(2, 2),
