@@ -416,7 +416,7 @@ def test_what_cannot_be_looked_at(demo, name):
 
 PASSING = [
     None, 7, 0.5, True, 3 + 4j, "a cat", "x" * 5000, b"short", Coloured.RED, torch.device("cpu"), torch.float32,
-    np.float32(0.5), torch.tensor(3), torch.rand(64), np.zeros(10), [0.1] * 4096, {"seed": 7, "steps": [1, 2, 3]},
+    np.float32(0.5), torch.tensor(3), torch.linspace(0, 1, 64), np.zeros(10), [0.1] * 4096, {"seed": 7, "steps": [1, 2, 3]},
     torch.Size([1, 2]), range(5000), "0123456789abcdef" * 4, "GIF89a is a format that some of us remember well",
     torch.zeros(0, 3, SIDE, SIDE), [], {}, np.array(["a", "b"]), [True] * 100, "https://example.com/" + "a" * 100,
 ]  # fmt: skip
