@@ -37,8 +37,11 @@ class Pair:
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# All of them take minutes.
+SOME = [pytest.param(name, marks=() if index % 3 == 0 else pytest.mark.slow) for index, name in enumerate(CASES)]
 
-@pytest.fixture(scope="module", params=CASES)
+
+@pytest.fixture(scope="module", params=SOME)
 def pair(request, tiny_folder):
     """A guarded pipeline that flags some of its items, and the same pipeline without a guard."""
     case = CASES[request.param]
