@@ -326,7 +326,7 @@ class NsfwGuard(PreTrainedModel):
         """
         settings = settings_in(given, list(inspect.signature(cls).parameters)[1:])
         cast = dtype if dtype is not None else torch_dtype
-        if isinstance(cast, str) and cast != "auto":
+        if not (cast is None or cast == "auto" or isinstance(cast, torch.dtype)):
             settings["dtype"] = cast
         where = {name: settings.get(name) for name in ("subfolder", "revision")}
         guard = cls(meant_by_host(model, **where), **settings)
