@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from .cards import ModelCard, policy_for
 from .checkpoint import find_checkpoint
 from .classifier import Classifier, stored_dtype
-from .clips import redact_alike
+from .clips import redact_alike, refuse_no_clip
 from .cosmos import say_prompts_unread
 from .described import described
 from .errors import ImageError
@@ -251,6 +251,7 @@ class NsfwGuard(PreTrainedModel):
         Raises:
             ImageError: Frames that cannot be checked.
         """
+        refuse_no_clip(frames)
         verdicts = self.check(frames)
         flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
         return redact_alike(frames, flagged, self.redaction, self.passes)

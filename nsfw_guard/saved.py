@@ -51,7 +51,8 @@ def save_guard(
     folder.mkdir(parents=True, exist_ok=True)
     limit = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     classifier = guard.classifier
-    classifier.network.save_pretrained(folder, variant=variant, **limit)
+    with classifier.turns.shared(lambda: None):  # not in the middle of a cast: weights of two dtypes load nowhere
+        classifier.network.save_pretrained(folder, variant=variant, **limit)
     settings = {
         "policy": guard.policy.to_dict(),
         "redaction": _to_dict(guard.redaction),
