@@ -147,6 +147,25 @@ def test_verdicts_of_another_version_of_the_package_say_so(folder, tmp_path):
     assert names(tmp_path / "to") == ["triangle.png"]
 
 
+@pytest.mark.parametrize("lost", ["model", "preprocessing", "policy"])
+def test_a_folder_that_does_not_say_what_its_verdicts_are_by(folder, tmp_path, lost):
+    """What nobody can compare is not the same."""
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo").exit_code == 1
+    manifest = json.loads((out / "scan.json").read_text())
+    del manifest[lost]
+    del manifest["loads"]
+    (out / "scan.json").write_text(json.dumps(manifest))
+    result = command(folder, "--out", out, "--model", "demo", "--move", tmp_path / "to")
+    assert (result.exit_code, names(tmp_path / "to")) == (2, [])
+    assert f"{out} holds verdicts by another {lost} None (now " in result.stderr
+    if lost == "model":
+        result = command(folder, "--out", out)
+        assert result.exit_code == 2
+        assert f"{out} was scanned with a model, and does not say where that is: name it, --model." in result.stderr
+    assert command(folder, "--out", out, "--model", "demo", "--rejudge").exit_code == 1
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_the_folders_format_is_the_default(folder, tmp_path, form):
     out = tmp_path / "out"

@@ -168,7 +168,7 @@ def scan(
     from ..images.settings import DecodeSettings
     from .actions import Actions
     from .export import NAME
-    from .parts import FOLDER
+    from .parts import FOLDER, part_files
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
@@ -180,9 +180,9 @@ def scan(
         _refuse_inside(out, given)
     before = standing(out) or Standing("")
     form = form or before.form or "parquet"
-    if model is None and before.identity and before.model is None:
+    if model is None and before.model is None and part_files(out):
         raise SettingError(
-            f"{out} was scanned with {before.identity}, and does not say where that is: name it, --model."
+            f"{out} was scanned with {before.identity or 'a model'}, and does not say where that is: name it, --model."
         )
     settings = ScanSettings(
         exact=bool(before.exact if exact is None else exact),

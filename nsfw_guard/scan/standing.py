@@ -93,7 +93,7 @@ def same_as(decider: Decider, out: Path) -> Callable[[dict[str, Any]], None]:
             ("preprocessing", manifest.get("preprocessing"), decider.preprocessing),
             ("policy", manifest.get("policy") if policy is None else policy.to_dict(), decider.policy.to_dict()),
         )
-        changed = {name: (was, now) for name, was, now in pairs if was is not None and was != now}
+        changed = {name: (was, now) for name, was, now in pairs if was != now}
         other = [f"{name} {was} (now {now})" for name, (was, now) in changed.items()]
         if (
             list(changed) == ["preprocessing"]
