@@ -53,7 +53,8 @@ class CosmosChecker:
                 f"text is {_said(text)}; expected a function that returns whether a prompt may be used, an "
                 "object with a check_text_safety, or None."
             )
-        self.guard, self.text = guard, text
+        self.guard = guard
+        self.text: Any = text
 
     def check_text_safety(self, prompt: str) -> bool:
         """Return whether a prompt may be used.

@@ -131,6 +131,15 @@ def test_a_folder_of_an_earlier_version_says_what_it_can(folder, tmp_path, model
         assert f"{out} was scanned with {model}, and does not say where that is: name it, --model." in result.stderr
 
 
+def test_a_manifest_that_is_nested_too_deeply_is_damaged(folder, tmp_path):
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo").exit_code == 1
+    (out / "scan.json").write_text("[" * 100_000)
+    result = command(folder, "--out", out)
+    assert result.exit_code == 2
+    assert f"{out / 'scan.json'} is damaged: maximum recursion depth" in result.stderr
+
+
 def test_verdicts_of_another_version_of_the_package_say_so(folder, tmp_path):
     """Nobody has given an option that could be left out."""
     out = tmp_path / "out"
