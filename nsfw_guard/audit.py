@@ -241,7 +241,7 @@ def verify(path: str | Path, *, expect: Iterable[str] = ()) -> AuditReport:
 
     if GENESIS in wanted:
         found.add(GENESIS)
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         while line := file.readline(LONGEST):
             if not line.endswith(b"\n"):
                 if len(line) == LONGEST:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from .check_files import Listed, list_files
 from .errors import GuardError, SettingError, why
 from .scan.entry import path_to_text
 
+_TEXTS = ("run", "id", "action", "file", "sha256", "pixels")
 # What a line of a log says has become of an image that has a file: in the folder of the run, or in its quarantine.
 _SHOWN, _HIDDEN = ("keep", "redact"), ("quarantine",)
 
@@ -81,8 +83,8 @@ class _Known:
         self._flagged_pixels: dict[str, str] = {}
         self._flagged_files: set[str] = set()
         for line in lines:
-            if line.get("event") != "image":
-                continue
+            if line.get("event") != "image" or not all(isinstance(line.get(one), (str, NoneType)) for one in _TEXTS):
+                continue  # not a line of ours, whoever has linked it into the chain
             last[line.get("run"), line.get("id")] = line
             verdict = line.get("verdict")
             if isinstance(verdict, Mapping) and verdict.get("flagged") and isinstance(line.get("pixels"), str):

@@ -70,6 +70,7 @@ class Figure:
     source: str
 
 
+_TEXT: tuple[Any, str] = (str, "text")
 # A threshold of 0.5 on a two-label softmax is its argmax; nothing better is known of a model without a card. Of all
 # presets, this one may be on a card whose labels cannot reach it: such a model needs a policy by numbers.
 _ARGMAX = Preset(0.5, Level.MEDIUM, "argmax")
@@ -108,6 +109,7 @@ class ModelCard:
     note: str = ""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not isinstance(self.levels, Mapping) or not self.levels:
             raise SettingError(
                 f"The card {self.name!r} has levels={self.levels!r}; expected label name → level, such as "
@@ -127,7 +129,7 @@ class ModelCard:
         if not isinstance(self.presets, Mapping):
             raise SettingError(f"The card {self.name!r} has presets={self.presets!r}; expected name → Preset.")
         for name, preset in self.presets.items():
-            if not isinstance(preset, Preset):
+            if not isinstance(preset, Preset) or not isinstance(name, str):
                 raise SettingError(f"The preset {name!r} of the card {self.name!r} is {preset!r}; expected a Preset.")
             policy = preset.policy()
             try:
@@ -135,6 +137,17 @@ class ModelCard:
                     policy.validate_for(levels)
             except SettingError as error:
                 raise SettingError(f"The preset {name!r} of the card {self.name!r}: {error}") from error
+
+    def _check_kinds(self) -> None:
+        kinds: dict[str, tuple[Any, str]] = dict.fromkeys(("name", "repo", "license", "architecture", "note"), _TEXT)
+        kinds["revision"] = (str | None, "a commit, as text")
+        kinds["preprocess"] = (PreprocessSpec | None, "a PreprocessSpec")
+        for name, (kind, expected) in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (name == "name" and not value):
+                raise SettingError(f"A card has {name}={value!r}; expected {expected}.")
+        if not isinstance(self.figures, tuple) or not all(isinstance(one, Figure) for one in self.figures):
+            raise SettingError(f"The card {self.name!r} has figures={self.figures!r}; expected a tuple of Figure.")
 
     @property
     def identity(self) -> str:
@@ -205,7 +218,7 @@ class ModelCard:
         path = Path(path)
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SettingError(f"{path} is not valid TOML: {error}") from error
         if set(table) == {"card"}:
             return CARDS.get(table["card"])
@@ -297,7 +310,7 @@ class CardRegistry:
         Raises:
             SettingError: There is none.
         """
-        if name not in self._cards:
+        if not isinstance(name, str) or name not in self._cards:
             raise SettingError(
                 f"There is no model card {name!r}. Cards: {', '.join(sorted(self._cards))}. "
                 'A Hub id has the form "org/name"; a local folder must exist.'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -65,6 +66,13 @@ def find_checkpoint(
     """
     if isinstance(card, str):
         card = CARDS.get(card)
+    for name, value, kinds, expected in (
+        ("model", model, (str, Path, ModelCard), "a card, its name, a Hub id (org/name), or a folder"),
+        ("card", card, ModelCard, "a ModelCard, or the name of one"),
+        ("subfolder", subfolder, str, 'the name of a folder, such as "safety_checker"'),
+    ):
+        if value is not None and (not isinstance(value, kinds) or (name == "model" and value == "")):
+            raise SettingError(f"{name} is {value!r}; expected {expected}.")
     if model is None:
         model = DEFAULT_CARD
     if isinstance(model, str) and "/" not in model and "\\" not in model and model in CARDS:
@@ -198,14 +206,14 @@ def _local_folder(model: str | Path, *, pinned: bool) -> Path | None:
         known = CARDS.for_repo(text)
         if pinned or (known is not None and known.revision is not None):
             return None
-        if path.is_dir():
+        if os.path.isdir(path):
             raise SettingError(
                 f"{text!r} is a folder here, and has the form of a Hub id. For the folder, write {'./' + text!r}; for "
                 'the repository on the Hub, give its revision: a commit, or revision="main".'
             )
-    if path.is_dir():
+    if os.path.isdir(path):  # which says of any name whether it is one, too long ones included
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file; expected the folder with config.json and {WEIGHTS}.")
     if isinstance(model, Path) or path.is_absolute() or text.startswith((".", "~")):
         raise CheckpointError(f"There is no folder {path}; expected a folder with config.json and {WEIGHTS}.")
@@ -343,5 +351,5 @@ def _square(sides: Any) -> int:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from itertools import islice
@@ -67,6 +68,21 @@ class Classifier(nn.Module):
         self.folder: Path | None = None
         self.onnx: OnnxForward | None = None
         self.turns = Turns()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
+        """Copy it between moves and casts: during one, some weights have the new dtype and others the old one."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        with self.turns.shared(lambda: None):
+            copied.__setstate__({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return it for a pickle, which is written after this returns, with the weights as they are now."""
+        with self.turns.shared(lambda: None):
+            held: dict[int, Any] = {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in self.parameters()}
+            held.update((id(one), one.detach()) for one in self.buffers())
+            return vars(copy.deepcopy(self, held))
 
     @classmethod
     def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .errors import ImageError
 from .images import read_images
 from .policy import Policy, one_flags_all
 from .redact import Judge, Redacted, Redaction, candidates, most_detailed
@@ -72,6 +73,18 @@ def frames_to_redact(verdicts: list[Verdict | None], *, min_run: int = 1) -> lis
         else:
             merged.append((start, stop))
     return merged
+
+
+def refuse_no_clip(frames: Any) -> None:
+    """Refuse what is no clip, whether or not anything in it would be flagged.
+
+    Raises:
+        ImageError: It is no array ``[F, H, W, C]``.
+    """
+    shape = getattr(frames, "shape", None)
+    if shape is None or len(shape) != 4:
+        given = f"a {type(frames).__name__}" + (f" of the shape {tuple(shape)}" if shape is not None else "")
+        raise ImageError(f"frames is {given}; expected an array [F, H, W, C].")
 
 
 def redact_alike(clip: Any, flagged: list[int], redaction: Redaction, judge: Judge) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .errors import SettingError
+from .policy import Policy
 
 if TYPE_CHECKING:
     from .guard import NsfwGuard
@@ -38,16 +39,22 @@ class CosmosChecker:
             ``check_text_safety``, as NVIDIA's own checker has; ``None``: nobody does.
 
     Raises:
-        SettingError: ``text`` is something else.
+        SettingError: ``guard`` is no guard, or ``text`` is something else, or reads no prompts, as a guard does not.
     """
 
     def __init__(self, guard: NsfwGuard, *, text: Any) -> None:
-        if text is not None and not callable(getattr(text, "check_text_safety", text)):
+        if not _is_guard(guard):
+            raise SettingError(f"guard is {_said(guard)}; expected an NsfwGuard, which looks at the clips.")
+        if _is_guard(text) or (isinstance(text, CosmosChecker) and text.text is None):
+            raise SettingError("text is a guard, which reads no prompts. If nobody is to read them, say so: text=None.")
+        unmade = isinstance(text, type) and hasattr(text, "check_text_safety")
+        if unmade or (text is not None and not callable(getattr(text, "check_text_safety", text))):
             raise SettingError(
-                f"text is a {type(text).__name__}; expected a function that returns whether a prompt may be used, an "
+                f"text is {_said(text)}; expected a function that returns whether a prompt may be used, an "
                 "object with a check_text_safety, or None."
             )
-        self.guard, self.text = guard, text
+        self.guard = guard
+        self.text: Any = text
 
     def check_text_safety(self, prompt: str) -> bool:
         """Return whether a prompt may be used.
@@ -77,7 +84,7 @@ class CosmosChecker:
     def text_guardrail(self) -> Any:
         """What reads the prompts: ``text``'s own of that name, or ``text``."""
         own = getattr(self.text, "text_guardrail", None)
-        return own if own is not None else Models([] if self.text is None else [self.text])
+        return own if hasattr(own, "models") else Models([] if self.text is None else [self.text])
 
     @property
     def video_guardrail(self) -> Models:
@@ -93,6 +100,15 @@ class CosmosChecker:
     def nn_models(self) -> list[nn.Module]:
         """The networks among them."""
         return Models(self.models).nn_models
+
+
+def _is_guard(given: Any) -> bool:
+    # NVIDIA's checker looks at clips too, and is a module; it has no policy of ours.
+    return isinstance(given, nn.Module) and isinstance(getattr(given, "policy", None), Policy)
+
+
+def _said(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
 
 
 def say_prompts_unread(guard: NsfwGuard) -> None:

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from .cards import ModelCard, policy_for
 from .checkpoint import find_checkpoint
 from .classifier import Classifier, stored_dtype
-from .clips import redact_alike
+from .clips import redact_alike, refuse_no_clip
 from .cosmos import say_prompts_unread
 from .described import described
 from .errors import ImageError
@@ -251,6 +251,7 @@ class NsfwGuard(PreTrainedModel):
         Raises:
             ImageError: Frames that cannot be checked.
         """
+        refuse_no_clip(frames)
         verdicts = self.check(frames)
         flagged = [index for index, verdict in enumerate(verdicts) if verdict.flagged]
         return redact_alike(frames, flagged, self.redaction, self.passes)
@@ -326,7 +327,7 @@ class NsfwGuard(PreTrainedModel):
         """
         settings = settings_in(given, list(inspect.signature(cls).parameters)[1:])
         cast = dtype if dtype is not None else torch_dtype
-        if isinstance(cast, str) and cast != "auto":
+        if not (cast is None or cast == "auto" or isinstance(cast, torch.dtype)):
             settings["dtype"] = cast
         where = {name: settings.get(name) for name in ("subfolder", "revision")}
         guard = cls(meant_by_host(model, **where), **settings)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from .errors import CheckpointError, SettingError
 from .placement import Placement
 from .policy import Policy
 from .redact import Redaction
-from .settings import redaction_values
+from .settings import DEFAULTS, redaction_values
 
 if TYPE_CHECKING:
     from .guard import NsfwGuard
@@ -50,7 +51,8 @@ def save_guard(
     folder.mkdir(parents=True, exist_ok=True)
     limit = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     classifier = guard.classifier
-    classifier.network.save_pretrained(folder, variant=variant, **limit)
+    with classifier.turns.shared(lambda: None):  # not in the middle of a cast: weights of two dtypes load nowhere
+        classifier.network.save_pretrained(folder, variant=variant, **limit)
     settings = {
         "policy": guard.policy.to_dict(),
         "redaction": _to_dict(guard.redaction),
@@ -74,12 +76,11 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     saved = read_saved(folder)
     if saved is None:
         return {}
-    settings = dict(saved["guard"])
     try:
-        if "policy" in settings:
-            settings["policy"] = Policy(**settings["policy"])
-        if "redaction" in settings:
-            settings["redaction"] = _redaction(dict(settings["redaction"]), folder)
+        settings = _table("guard", saved["guard"], DEFAULTS)
+        settings["policy"] = Policy(**_table("policy", settings["policy"], Policy().to_dict()))
+        redaction = _table("redaction", settings["redaction"], redaction_values(Redaction()), {"image"})
+        settings["redaction"] = _redaction(redaction, folder)
     except (TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"The settings of the guard in {folder} cannot be read: {error}") from error
     return settings
@@ -111,6 +112,24 @@ def _to_dict(redaction: Redaction) -> dict[str, Any]:
     file = io.BytesIO()
     redaction.image.save(file, "PNG")
     return {**values, "image": _PNG + base64.b64encode(file.getvalue()).decode("ascii")}
+
+
+def _table(
+    name: str, values: Any, expected: Iterable[str], optional: frozenset[str] | set[str] = frozenset()
+) -> dict[str, Any]:
+    """Return a table that says everything: what it left out, or called otherwise, would be the default in silence.
+
+    Raises:
+        SettingError: It does not, or says something else.
+    """
+    if not isinstance(values, dict):
+        raise SettingError(f"{name} is {values!r}; expected an object.")
+    known = set(expected)
+    if missing := sorted(known - values.keys()):
+        raise SettingError(f"{name} does not say {missing}, which NsfwGuard.save_pretrained writes.")
+    if unknown := sorted(values.keys() - known - optional):
+        raise SettingError(f"{name} has {unknown}, which no guard of this version has; it has {sorted(known)}.")
+    return dict(values)
 
 
 def _redaction(values: dict[str, Any], folder: Path) -> Redaction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Generic, NoReturn, TypeVar
@@ -90,9 +91,9 @@ def parse_batch_size(size: Any) -> int:
     Raises:
         SettingError: It is no whole number of at least 1.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
         raise SettingError(f"batch_size is {size!r}; expected a whole number of at least 1.")
-    return size
+    return int(size)
 
 
 def redaction_values(redaction: Redaction) -> dict[str, Any]:

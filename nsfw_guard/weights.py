@@ -69,7 +69,9 @@ def find_weights(folder: Path, variant: str | None = None) -> Weights:
         return weights
     if found:
         names = sorted(name for name in found if name)
-        wanted = f"no weights of the variant {variant!r}" if variant else "no weights without a variant's name"
+        if not names:
+            raise CheckpointError(f"{folder} has no weights of the variant {variant!r}; leave variant out.")
+        wanted = "no weights without a variant's name" if variant is None else f"no weights of the variant {variant!r}"
         raise CheckpointError(
             f"{folder} has {wanted}; it has the variants {names}: NsfwGuard(…, variant={names[0]!r})."
         )

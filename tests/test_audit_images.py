@@ -1,5 +1,7 @@
 """`nsfw-guard audit verify` on the folder of a run: logs that are gone, and pictures that are not what the logs say."""
 
+import errno
+import io
 import json
 import re
 import shutil
@@ -192,3 +194,36 @@ def test_a_run_does_not_go_on_without_a_log_that_it_had(out, demo):
     (out / "audit-00001.jsonl").unlink()
     with pytest.raises(AuditError, match=r"audit-00001.jsonl is gone, with what it said of images; put it back"):
         list(Generation(pipe, out, arguments=SHORT, name="demo").run(ROWS))
+
+
+@pytest.mark.parametrize("name", ["run", "id", "file", "sha256", "pixels", "action"])
+def test_a_line_that_is_none_of_ours_vouches_for_nothing(out, name):
+    """Whoever can write the folder can link anything into a new chain."""
+    log = out / "audit-00000.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.unlink()
+    head_file(log).unlink()
+    with AuditLog(log) as forged:
+        for line in lines:
+            record = {
+                key: value for key, value in line.items() if key not in ("schema", "sequence", "previous", "time")
+            }
+            del record["hash"]
+            forged.append({**record, name: [record.get(name)]})
+    result = command(out, "--images", out)
+    assert result.exit_code == 1, result.output
+    assert len(re.findall("is not in the log", result.stdout)) == 3
+
+
+def test_a_disk_that_cannot_be_read_is_named(out, monkeypatch):
+    log = out / "audit-00000.jsonl"
+
+    class Broken(io.BytesIO):
+        def readline(self, size=-1):
+            raise OSError(errno.EIO, "Input/output error")
+
+    real = type(log).open
+    monkeypatch.setattr(type(log), "open", lambda path, *how: Broken() if path == log else real(path, *how))
+    result = command(log)
+    assert result.exit_code == 2
+    assert f"Input/output error: '{log}'" in result.stderr

@@ -188,6 +188,12 @@ def test_a_card_of_ones_own_as_toml(tmp_path):
         ),
         ("license = 'mit'", "levels"),
         ("card = 'nobody'", "There is no model card 'nobody'"),
+        ("card = ['demo']", r"There is no model card \['demo'\]"),
+        ("repo = 5\n[levels]\nnsfw = 'high'", "A card has repo=5; expected text"),
+        ("revision = 5\n[levels]\nnsfw = 'high'", "A card has revision=5; expected a commit, as text"),
+        ("name = ''\n[levels]\nnsfw = 'high'", "A card has name=''; expected text"),
+        ("note = 5\n[levels]\nnsfw = 'high'", "A card has note=5; expected text"),
+        ("a = " + "[" * 50_000, "is not valid TOML"),
     ],
 )
 def test_cards_that_cannot_be_read_are_refused(tmp_path, toml, message):
@@ -195,6 +201,24 @@ def test_cards_that_cannot_be_read_are_refused(tmp_path, toml, message):
     path.write_text(toml)
     with pytest.raises(SettingError, match=message):
         ModelCard.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"repo": None},
+        {"repo": 5},
+        {"revision": 1},
+        {"preprocess": {"size": 3}},
+        {"figures": None},
+        {"figures": ("F1",)},
+        {"presets": {1: Preset(0.5)}},
+        {"name": None},
+    ],
+)
+def test_cards_of_the_wrong_kinds_are_refused_when_they_are_made(given):
+    with pytest.raises(SettingError, match=f"{next(iter(given))}|preset"):
+        ModelCard(**{"name": "mine", "levels": {"nsfw": "high"}, **given})
 
 
 def test_a_registry_is_strict_and_a_failed_registration_changes_nothing():

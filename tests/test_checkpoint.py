@@ -226,6 +226,37 @@ def test_what_a_timm_config_says_of_its_crop(folder):
         find_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": 3}, "model is 3; expected a card, its name, a Hub id"),
+        ({"model": b"demo"}, "model is b'demo'; expected a card"),
+        ({"model": []}, r"model is \[\]; expected a card"),
+        ({"model": ""}, "model is ''; expected a card"),
+        ({"model": "demo", "card": 3}, "card is 3; expected a ModelCard"),
+        ({"model": "demo", "card": {"levels": {}}}, "card is {'levels': {}}; expected a ModelCard"),
+        ({"model": "demo", "subfolder": 1}, "subfolder is 1; expected the name of a folder"),
+        ({"model": "x" * 5000}, "There is no model card 'xxx"),
+    ],
+)
+def test_what_can_be_no_model_is_refused(given, said, monkeypatch, folder):
+    monkeypatch.chdir(folder)  # which an empty name must not mean
+    with pytest.raises(SettingError, match=said):
+        NsfwGuard(**given)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "", "../x"])
+def test_a_variant_that_a_folder_does_not_have(folder, variant):
+    with pytest.raises(CheckpointError, match=f"no weights of the variant {variant!r}; leave variant out"):
+        NsfwGuard(folder, variant=variant)
+
+
+def test_a_config_that_is_nested_too_deeply_is_refused(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        NsfwGuard(folder)
+
+
 def test_places_that_do_not_exist(tmp_path):
     with pytest.raises(CheckpointError, match="There is no folder"):
         NsfwGuard(tmp_path / "nowhere")

@@ -11,7 +11,7 @@ from nsfw_guard.integrations.diffusers_pipeline import attach, detach
 from outputs import between
 from pipelines import videos
 
-from nsfw_guard import CosmosChecker, NsfwGuard, SettingError
+from nsfw_guard import CosmosChecker, ImageError, NsfwGuard, SettingError
 from nsfw_guard.demo.shapes import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,6 +44,9 @@ class Nvidias(torch.nn.Module):
 
     def check_text_safety(self, prompt):
         return not_b(prompt)
+
+    def check_video_safety(self, frames):
+        return None
 
 
 def told(caplog):
@@ -79,12 +82,31 @@ def test_a_check_of_prompts_that_is_none_is_refused_and_one_that_fails_fails(dem
         CosmosChecker(demo, text="blocklist.txt")
     with pytest.raises(TypeError, match="text"):
         CosmosChecker(demo)
+    with pytest.raises(SettingError, match="text is the class Nvidias; expected a function"):
+        CosmosChecker(demo, text=Nvidias)
 
     def broken(prompt):
         raise OSError("no words")
 
     with pytest.raises(OSError, match="no words"):
         CosmosChecker(demo, text=broken).check_text_safety("a")
+
+
+def test_a_guard_is_no_check_of_prompts_and_nothing_else_looks_at_clips(demo):
+    """As a check of prompts, a guard would pass every one of them."""
+    for text in (demo, CosmosChecker(demo, text=None)):
+        with pytest.raises(SettingError, match="text is a guard, which reads no prompts.*text=None"):
+            CosmosChecker(demo, text=text)
+    assert not CosmosChecker(demo, text=CosmosChecker(demo, text=not_b)).check_text_safety("b")
+    for guard in (None, "demo", NsfwGuard, Nvidias(), not_b):
+        with pytest.raises(SettingError, match="guard is .*; expected an NsfwGuard, which looks at the clips"):
+            CosmosChecker(guard, text=None)
+
+
+def test_a_clip_as_a_list_of_frames_is_an_error_whatever_is_in_it(demo, frames):
+    for clip in (list(frames), list(frames[:1])):
+        with pytest.raises(ImageError, match="frames is a list; expected an array"):
+            demo.check_video_safety(clip)
 
 
 def test_what_servers_read_of_their_checker(demo, frames):

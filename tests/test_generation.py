@@ -749,6 +749,7 @@ def test_a_log_that_was_changed_is_not_gone_on_with(pipe, tmp_path):
         "{",
         "[]",
         '{"schema": 1}',
+        pytest.param("[" * 100_000, id="nested"),
         '{"schema": 9, "run": "0123456789abcdef", "settings": {}}',
     ],
 )

@@ -189,6 +189,42 @@ def test_settings_that_cannot_be_are_refused(folder, change):
         NsfwGuard(folder)
 
 
+@pytest.mark.parametrize(
+    ("where", "change", "said"),
+    [
+        ("guard", {"policy": None}, "policy is None; expected an object"),
+        ("guard", {"redaction": []}, "redaction is \\[\\]; expected an object"),
+        ("guard", {"threshold": 0.1}, "guard has \\['threshold'\\], which no guard of this version has"),
+        ("guard", {"treshold": 0.1}, "guard has \\['treshold'\\]"),
+        ("guard", {"policy": ...}, "guard does not say \\['policy'\\]"),
+        ("guard", {"views": ...}, "guard does not say \\['views'\\]"),
+        ("policy", {"threshold": ...}, "policy does not say \\['threshold'\\]"),
+        ("policy", {"per_label": ..., "level": ...}, "policy does not say \\['level', 'per_label'\\]"),
+        ("redaction", {"cells": ...}, "redaction does not say \\['cells'\\]"),
+        ("redaction", {"radius": 3}, "redaction has \\['radius'\\]"),
+    ],
+)
+def test_settings_that_are_left_out_or_called_otherwise_are_no_defaults(folder, where, change, said):
+    """A guard at 0.875 whose file has lost the number would judge by 0.5, and nobody would know."""
+    config = json.loads((folder / "config.json").read_text())
+    table = config["nsfw_guard"]["guard"] if where == "guard" else config["nsfw_guard"]["guard"][where]
+    for name, value in change.items():
+        if value is ...:
+            del table[name]
+        else:
+            table[name] = value
+    write_json(folder / "config.json", config)
+    with pytest.raises(CheckpointError, match=f"The settings of the guard in .* cannot be read: {said}"):
+        NsfwGuard(folder)
+
+
+@pytest.mark.parametrize("dtype", [3, torch.Tensor, "float8"])
+def test_a_cast_that_is_none_is_refused(folder, dtype):
+    for name in ("dtype", "torch_dtype"):
+        with pytest.raises(SettingError, match="dtype is"):
+            NsfwGuard.from_pretrained(folder, **{name: dtype})
+
+
 # --- from_pretrained takes what NsfwGuard takes ----------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ def test_a_damaged_part_of_an_earlier_version_says_what_to_do(tmp_path):
     part = out / "parts/part-000001.csv"
     part.write_bytes(part.read_bytes()[:-3])
     draw(tmp_path / "in/circle.png")
-    result = command(tmp_path / "in", "--out", out, "--format", "csv")
+    result = command(tmp_path / "in", "--out", out, "--format", "csv", "--rejudge")
     assert result.exit_code == 2
     assert f"{part} cannot be read (" in result.stderr
     assert "Delete it and run the same scan again" in result.stderr

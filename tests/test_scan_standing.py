@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scanning import draw, rows_of
+from scanning import draw, rows_of, write_old
 from typer.testing import CliRunner
 
 from nsfw_guard import Policy, SettingError
@@ -129,6 +129,79 @@ def test_a_folder_of_an_earlier_version_says_what_it_can(folder, tmp_path, model
     else:
         assert result.exit_code == 2
         assert f"{out} was scanned with {model}, and does not say where that is: name it, --model." in result.stderr
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_damaged(folder, tmp_path):
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo").exit_code == 1
+    (out / "scan.json").write_text("[" * 100_000)
+    result = command(folder, "--out", out)
+    assert result.exit_code == 2
+    assert f"{out / 'scan.json'} is damaged: maximum recursion depth" in result.stderr
+
+
+def test_verdicts_of_another_version_of_the_package_say_so(folder, tmp_path):
+    """Nobody has given an option that could be left out."""
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo").exit_code == 1
+    manifest = json.loads((out / "scan.json").read_text())
+    manifest["preprocessing"] = manifest["preprocessing"][:-8] + "0" * 8
+    (out / "scan.json").write_text(json.dumps(manifest))
+    result = command(folder, "--out", out, "--move", tmp_path / "to")
+    assert (result.exit_code, names(tmp_path / "to")) == (2, [])
+    assert "another version of nsfw_guard made them, or another card of the model. Add --rejudge" in result.stderr
+    assert "Leave out" not in result.stderr
+    assert command(folder, "--out", out, "--rejudge").exit_code == 1
+    assert command(folder, "--out", out, "--move", tmp_path / "to").exit_code == 1
+    assert names(tmp_path / "to") == ["triangle.png"]
+
+
+@pytest.mark.parametrize("lost", ["model", "preprocessing", "policy"])
+def test_a_folder_that_does_not_say_what_its_verdicts_are_by(folder, tmp_path, lost):
+    """What nobody can compare is not the same."""
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo").exit_code == 1
+    manifest = json.loads((out / "scan.json").read_text())
+    del manifest[lost]
+    del manifest["loads"]
+    (out / "scan.json").write_text(json.dumps(manifest))
+    result = command(folder, "--out", out, "--model", "demo", "--move", tmp_path / "to")
+    assert (result.exit_code, names(tmp_path / "to")) == (2, [])
+    assert f"{out} holds verdicts by another {lost} None (now " in result.stderr
+    if lost == "model":
+        result = command(folder, "--out", out)
+        assert result.exit_code == 2
+        assert f"{out} was scanned with a model, and does not say where that is: name it, --model." in result.stderr
+    assert command(folder, "--out", out, "--model", "demo", "--rejudge").exit_code == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_the_folders_format_is_the_default(folder, tmp_path, form):
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo", "--format", form).exit_code == 1
+    (out / "rows.csv").unlink(missing_ok=True)
+    result = command(folder, "--out", out, "--move", tmp_path / "to")
+    assert result.exit_code == 1, result.output
+    assert names(tmp_path / "to") == ["triangle.png"]
+    assert (out / "rows.csv").exists() == (form == "csv")
+    assert standing(out).form == form
+
+
+def test_what_is_refused_is_not_converted(folder, tmp_path):
+    """The version that wrote it could not go on otherwise."""
+    out = tmp_path / "out"
+    assert command(folder, "--out", out, "--model", "demo", "--format", "jsonl").exit_code == 1
+    (part,) = (out / "parts").iterdir()
+    rows = list(rows_of(out).values())
+    part.unlink()
+    old = out / "parts" / "part-000001.csv"
+    write_old(old, rows, list(rows[0].labels))
+    before = old.read_bytes()
+    result = command(folder, "--out", out, "--threshold", "0.1", "--format", "csv")
+    assert result.exit_code == 2
+    assert [(path.name, path.read_bytes()) for path in (out / "parts").iterdir()] == [(old.name, before)]
+    assert command(folder, "--out", out, "--format", "csv").exit_code == 1
+    assert [path.name for path in (out / "parts").iterdir()] == ["part-000001.jsonl"]
 
 
 def test_a_checkpoint_that_has_changed_is_another_one(folder, tmp_path, tiny):

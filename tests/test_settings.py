@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -64,7 +65,7 @@ RIGHT = {
     "threshold": [0, 1.0, 0.25],
     "redaction": ["pixelate", "none", Redaction("fill", color=(1, 0, 0))],
     "views": ["card", "auto"],
-    "batch_size": [1, 1000],
+    "batch_size": [1, 1000, np.int64(4)],
 }
 RIGHT_CASES = [pytest.param(name, value, id=f"{name}={value!r}") for name in RIGHT for value in RIGHT[name]]
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nsfw_guard import CheckpointError, NsfwGuard
 from nsfw_guard.turns import PerThread, Turns
@@ -213,6 +214,44 @@ def test_a_nested_call_does_not_give_the_turn_away_to_who_waits():
         return "done"
 
     assert Job(nested).result(5) == "done"
+
+
+COPIES = {
+    "deep copy": lambda guard, folder: copy.deepcopy(guard),
+    "pickle": lambda guard, folder: pickle.loads(pickle.dumps(guard)),
+    "saved": lambda guard, folder: guard.save_pretrained(folder),
+}
+
+
+@pytest.mark.parametrize("make", COPIES)
+def test_a_copy_is_not_taken_in_the_middle_of_a_cast(tiny_folder, images, tmp_path, make):
+    """It would have weights of two dtypes, and could not look at anything."""
+    guard = NsfwGuard(tiny_folder, dtype="auto", runtime="torch")
+    guard.float()
+    jobs, seen = [], 0
+
+    def cast(weights):
+        nonlocal seen
+        seen += 1
+        if seen == 5:  # some are cast, and the others are not
+            jobs.append(Job(partial(COPIES[make], guard, tmp_path / "saved")))
+            jobs[0].join(WATCHED)
+        return weights.double() if weights.is_floating_point() else weights
+
+    guard._apply(cast)
+    twin = jobs[0].result()
+    weights = twin.state_dict() if twin is not None else load_file(tmp_path / "saved" / "model.safetensors")
+    assert {one.dtype for one in weights.values()} == {torch.float64}
+    twin = twin or NsfwGuard(tmp_path / "saved", dtype="float32")
+    assert [one.flagged for one in twin.check(images)] == [one.flagged for one in guard.check(images)]
+
+
+def test_a_pickle_is_of_the_weights_as_they_were_when_it_was_begun(tiny_folder):
+    guard = NsfwGuard(tiny_folder, dtype="auto", runtime="torch")
+    guard.float()
+    state = guard.classifier.__getstate__()  # what pickle writes down, and only then reads the weights of
+    guard.double()
+    assert {weights.dtype for weights in state["_modules"]["network"].parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("method", [copy.copy, copy.deepcopy, lambda turns: pickle.loads(pickle.dumps(turns))])

@@ -230,7 +230,7 @@ class RunFolder:
         """Whether all logs of the run have had head files: since an older version, some may have none."""
         try:
             return bool(json.loads((self.out / MANIFEST).read_bytes()).get(HEADS))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return False
 
     def _read_manifest(self) -> None:
@@ -245,7 +245,7 @@ class RunFolder:
             manifest = {"schema": SCHEMA, "run": self.run, "settings": self._settings, HEADS: True}
             write_whole(path, json.dumps(manifest, indent=2).encode() + b"\n")
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingError(f"{path} cannot be read ({error}); name another folder.") from error
         # It becomes part of the names of files that are removed.
         if not re.fullmatch("[0-9a-f]{16}", self.run):

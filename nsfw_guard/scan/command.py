@@ -57,8 +57,13 @@ def scan(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="In [0, 1], instead of the policy's.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="parquet or jsonl; csv: also all rows as rows.csv when the scan has ended.")
-    ] = "parquet",
+        str | None,
+        typer.Option(
+            "--format",
+            help="parquet or jsonl; csv: also all rows as rows.csv when the scan has ended. Default: that of --out, "
+            "else parquet.",
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Of Parquet tables: the column with the pictures.")] = None,
     every: Annotated[
         int | None,
@@ -163,7 +168,7 @@ def scan(
     from ..images.settings import DecodeSettings
     from .actions import Actions
     from .export import NAME
-    from .parts import FOLDER
+    from .parts import FOLDER, part_files
     from .run import run_scan
     from .settings import ScanSettings
     from .sources import parse_sources
@@ -174,9 +179,10 @@ def scan(
     if every_name or archives:
         _refuse_inside(out, given)
     before = standing(out) or Standing("")
-    if model is None and before.identity and before.model is None:
+    form = form or before.form or "parquet"
+    if model is None and before.model is None and part_files(out):
         raise SettingError(
-            f"{out} was scanned with {before.identity}, and does not say where that is: name it, --model."
+            f"{out} was scanned with {before.identity or 'a model'}, and does not say where that is: name it, --model."
         )
     settings = ScanSettings(
         exact=bool(before.exact if exact is None else exact),

@@ -86,7 +86,7 @@ def read_manifest(out: Path, *, missing_ok: bool = False) -> dict[str, Any]:
         raise SettingError(
             f"{out} holds no scan: it has no {MANIFEST}. Make one: nsfw-guard scan SOURCE --out {out}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise SettingError(f"{file} is damaged: {said}. Scan again into another folder.") from error
     if version > SCHEMA_VERSION:

@@ -13,7 +13,7 @@ from ..cards import CARDS, PACKAGE
 from ..errors import SettingError
 from ..identity import model_identity
 from ..policy import Policy
-from .parts import part_files, read_manifest
+from .parts import FORMATS, part_files, read_manifest
 
 if TYPE_CHECKING:
     from ..guard import NsfwGuard
@@ -34,6 +34,7 @@ class Standing:
         views: Of the guard.
         exact: See ``ScanSettings``.
         every: See ``ScanSettings``.
+        form: Of the rows, as ``run_scan`` takes it.
     """
 
     identity: str
@@ -42,6 +43,7 @@ class Standing:
     views: str | None = None
     exact: bool | None = None
     every: int | None = None
+    form: str | None = None
 
 
 def standing(out: Path) -> Standing | None:
@@ -67,6 +69,7 @@ def standing(out: Path) -> Standing | None:
         views=views,
         exact=None if decoding is None else decoding == "exact",
         every=None if every is None else int(every),
+        form=manifest["format"] if manifest.get("format") in (*FORMATS, "csv") else None,
     )
 
 
@@ -90,7 +93,16 @@ def same_as(decider: Decider, out: Path) -> Callable[[dict[str, Any]], None]:
             ("preprocessing", manifest.get("preprocessing"), decider.preprocessing),
             ("policy", manifest.get("policy") if policy is None else policy.to_dict(), decider.policy.to_dict()),
         )
-        other = [f"{name} {was} (now {now})" for name, was, now in pairs if was is not None and was != now]
+        changed = {name: (was, now) for name, was, now in pairs if was != now}
+        other = [f"{name} {was} (now {now})" for name, (was, now) in changed.items()]
+        if (
+            list(changed) == ["preprocessing"]
+            and len({str(one).rpartition("-")[0] for one in changed.popitem()[1]}) == 1
+        ):
+            raise SettingError(
+                f"{out} holds verdicts by another {other[0]}: another version of nsfw_guard made them, or another card "
+                "of the model. Add --rejudge (rejudge=True) to look at everything in it anew, or name another folder."
+            )
         if other:
             raise SettingError(
                 f"{out} holds verdicts by another {'; another '.join(other)}. What was reviewed would be judged "

@@ -86,6 +86,8 @@ class Store:
             (out / FOLDER).mkdir(exist_ok=True)
             kept = {part.suffix for part in part_files(out)} - {".csv"}
             self._suffix = f".{form}" if form in FORMATS else kept.pop() if len(kept) == 1 else ".jsonl"
+            if part_files(out):
+                accept(self.manifest)  # what is refused stays as it is, for the version that wrote it too
             convert_csv(out, self._suffix)
             parts = part_files(out)
             if other := [part for part in parts if part.suffix != self._suffix]:
@@ -93,8 +95,6 @@ class Store:
                     f"{out} holds a scan in the format {other[0].suffix[1:]}; expected {self._suffix[1:]}. Go on with "
                     f"--format {other[0].suffix[1:]}, or name another folder."
                 )
-            if parts:
-                accept(self.manifest)
             for left in (out / FOLDER).glob(".part-*.tmp"):
                 left.unlink()
             self._next = number_of(parts[-1]) + 1 if parts else 1
