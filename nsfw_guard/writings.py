@@ -29,7 +29,7 @@ _MOST_NO_TEXT = 16
 
 
 def files_in(text: str, begins_like_a_file: Callable[[bytes], bool]) -> Iterator[bytes]:
-    """Return the files that a text holds in base32, base85, Ascii85 or uuencoding, or with a character for each byte."""
+    """Return the files that a text holds in base32, base85, Ascii85, uuencoding, or a character for each byte."""
     for pattern, decode in (
         (_BASE32, _from_base32),
         (_BASE85, _from_base85),
