@@ -17,7 +17,8 @@ from .errors import ImageError
 from .images import read_images, to_picture
 from .images.film import FilmReader
 from .images.settings import DecodeSettings
-from .images.sniff import HEAD, open_picture, read_file, sniff
+from .images.sniff import HEAD, open_picture, read_file, reading, sniff
+from .writings import files_in, is_no_text, without_escapes
 
 # No picture of 8x8 is encoded in less.
 _SHORTEST = 24
@@ -27,11 +28,16 @@ _URL = re.compile(
     r"data:(?P<media>[\w/+.-]*)(?:;[\w=+.-]+)*?(?P<coded>;base64)?,(?P<content>[^\"'<>)]*)", re.IGNORECASE
 )
 _RUN = re.compile(r"[A-Za-z0-9+/_-]{32,}={0,2}")
+# In lines, as in mails.
+_LINES = re.compile(r"(?:[A-Za-z0-9+/_-]{32,}(?:\r?\n|(?:\\r)?\\n)[ \t>]*)+[A-Za-z0-9+/_-]*={0,2}")
+_BREAK = re.compile(r"\\[rn]")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _HEX = re.compile(r"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s:,]*){24,}")
 _BETWEEN_HEX = re.compile(r"0x|\\x|[\s:,]")
 _WRAPPED = re.compile(r"[A-Za-z0-9+/_\-=\s]+")
-_DRAWN = re.compile(r"<svg[\s>]|%3Csvg|data:image/svg", re.IGNORECASE)
+# With something in it: the name of the element alone draws nothing.
+_DRAWN = re.compile(r"<(?:[\w.-]+:)?svg(?:\s[^>]*)?>[^<]*<(?!/)|data:image/svg\+xml[;,]", re.IGNORECASE)
+_WRITTEN = re.compile(rb"[A-Za-z0-9+/_-]{32}")
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\xff]")
 # As files in base64 begin, wherever in a run of its letters that is: PNG, JPEG, GIF, WebP and AVI, TIFF, Matroska.
 _BEGINNINGS = ("iVBORw0KGgo", "/9j/", "_9j_", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "GkXfo")
@@ -64,7 +70,9 @@ def begins_like_a_picture(data: bytes) -> bool:
 
 def holds_pictures(text: str) -> bool:
     """Whether a text holds an encoded picture or film, or a drawing (SVG), or is the path of such a file."""
-    return is_path(text) or _DRAWN.search(text) is not None or next(coded_in(text), None) is not None
+    if is_path(text) or _DRAWN.search(text) or next(coded_in(text), None) is not None or is_no_text(text):
+        return True
+    return any(_DRAWN.search(other) for other in without_escapes(text)) or next(_written_in(text), None) is not None
 
 
 def is_path(text: str) -> bool:
@@ -91,7 +99,7 @@ def coded_in(text: str) -> Iterator[Coded]:
             yield Coded(0, len(text), data, lambda data: data.decode("latin-1"))
             return
     end = 0
-    for coded in sorted(_candidates(text), key=lambda coded: coded.start):
+    for coded in sorted(_candidates(text), key=lambda coded: (coded.start, -coded.stop)):
         if coded.start >= end and _is_file(coded.data):
             yield coded
             end = coded.stop
@@ -111,14 +119,31 @@ def look_at_text(text: str, check: Check, name: str) -> str:
         if look_at_bytes(data, check, name) is not data:
             raise ImageError(f"{name} is the path of a file that is flagged. The host has written it: delete it.")
         return text
-    if _DRAWN.search(text):
+    if _DRAWN.search(text) or any(_DRAWN.search(other) for other in without_escapes(text)):
         raise ImageError(f"{name} is a drawing (SVG), which cannot be looked at; expected a picture.")
+    seen: list[bytes] = []
     parts, end, changed = [], 0, False
     for coded in coded_in(text):
+        seen.append(coded.data)
         done = look_at_bytes(coded.data, check, name)
         changed = changed or done is not coded.data
         parts += [text[end : coded.start], text[coded.start : coded.stop] if done is coded.data else coded.write(done)]
         end = coded.stop
+    whole = end == len(text) and len(seen) == 1 and len(seen[0]) == end  # a file, character by character
+    for file, certain in () if whole else _written_in(text):
+        if file in seen:
+            continue
+        try:
+            done = look_at_bytes(file, check, name)
+        except ImageError:
+            if certain or not seen:
+                raise
+            continue  # what is no escape was read as one
+        seen.append(file)
+        if done is not file:
+            raise ImageError(f"{name} is a text that holds a flagged picture, which nothing can be put in place of.")
+    if not seen and is_no_text(text):
+        raise ImageError(f"{name} is a str of {len(text)} bytes that are no text; expected a text, or a picture.")
     return "".join([*parts, text[end:]]) if changed else text
 
 
@@ -170,8 +195,43 @@ def _is_file(data: bytes) -> bool:
         return False
     if begins_like_a_picture(data) or _DRAWN.search(data[:HEAD].decode("latin-1")):
         return True
+    try:  # what has no certain beginning has to be whole
+        with reading("it", "read"):
+            open_picture(data, name="it").load()
+    except ImageError:
+        return _is_text_of_a_file(data)
+    return True
+
+
+def _is_text_of_a_file(data: bytes) -> bool:
+    """Whether bytes are base64 once more."""
+    return _WRITTEN.match(data) is not None and next(coded_in(data.decode("latin-1")), None) is not None
+
+
+def _written_in(text: str) -> Iterator[tuple[bytes, bool]]:
+    """Find the files that cannot be replaced where they are: in other alphabets, under escapes, behind each other.
+
+    Yields:
+        A file, and whether there is one for certain.
+    """
+    if len(text) < _SHORTEST:
+        return
+    yield from ((data, True) for data in files_in(text, begins_like_a_picture) if _is_file(data))
+    for other in without_escapes(text):
+        yield from ((coded.data, False) for coded in coded_in(other))
+        yield from ((data, False) for data in files_in(other, begins_like_a_picture) if _is_file(data))
+    end = 0
+    for coded in sorted(_candidates(text), key=lambda coded: (coded.start, -coded.stop)):
+        if coded.start < end and _is_whole(coded.data):
+            yield coded.data, False
+        end = max(end, coded.stop if _is_file(coded.data) else 0)
+
+
+def _is_whole(data: bytes) -> bool:
+    if not begins_like_a_picture(data) or sniff(data[:HEAD]).media != "picture":
+        return False
     try:
-        open_picture(data, name="it")
+        read_images([data])
     except ImageError:
         return False
     return True
@@ -185,11 +245,11 @@ def _candidates(text: str) -> Iterator[Coded]:
     for found in _HEX.finditer(text):
         yield Coded(*found.span(), bytes.fromhex(_BETWEEN_HEX.sub("", found[0])), bytes.hex)
     whole = [(0, len(text))] if _WRAPPED.fullmatch(text) else []
-    runs = [found.span() for found in _RUN.finditer(text)]
+    runs = [found.span() for pattern in (_LINES, _RUN) for found in pattern.finditer(text)]
     for start, stop in [*whole, *runs]:
         inside = [text.find(letters, start, stop) for letters in _BEGINNINGS]
         for at in {start, *(at for at in inside if at > start)}:
-            coded = text[at:stop]
+            coded = _BREAK.sub("", text[at:stop])
             yield Coded(at, stop, _from_base64(coded), _to_base64_url if {"-", "_"} & {*coded} else _to_base64)
 
 

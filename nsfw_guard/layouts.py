@@ -167,6 +167,10 @@ def _numbers(array: Any, name: str) -> tuple[Tensor, float | None]:
         numbers = torch.from_numpy(plain if shared else np.array(plain, dtype=wide))
     if numbers.is_complex():
         raise ImageError(f"{name} is a tensor of {numbers.dtype}; expected real numbers.")
+    if numbers.dtype == torch.uint8 and int(numbers.max()) <= 1:  # a mask
+        return numbers.float(), 1.0
+    if numbers.is_floating_point() and numbers.itemsize == 1:  # which torch does not calculate with
+        return numbers.float(), None
     if numbers.dtype == torch.uint8 or numbers.is_floating_point():
         return numbers, None
     return _scaled(numbers.to(torch.float64), name) if numbers.dtype != torch.bool else (numbers.float(), 1.0)
@@ -217,6 +221,7 @@ def ranges_of(pixels: Any, name: str, *, value_range: Range = (0, 1), sure: bool
     Raises:
         ImageError: They are no images in [0, 1] or [-1, 1]; latents, for example.
     """
+    pixels = pixels.detach() if isinstance(pixels, Tensor) else pixels
     floating = pixels.is_floating_point() if isinstance(pixels, Tensor) else pixels.dtype.kind == "f"
     low, high = _extent_of(pixels) if floating else (0.0, 1.0)
     if high > 1.5 and value_range == (0, 1):

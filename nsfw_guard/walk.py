@@ -9,19 +9,10 @@ the path of such a file. Anything else is an error: what cannot be seen into is 
 from __future__ import annotations
 
 import copy
-import datetime
-import decimal
-import enum
-import fractions
 import io
 import math
-import numbers
-import re
-import struct
-import uuid
-from collections import deque
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Set, ValuesView
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePath
@@ -36,23 +27,18 @@ from .encoded import begins_like_a_picture, holds_pictures, is_path
 from .errors import ImageError
 from .images.sniff import HEAD
 from .layouts import FEW, as_array, is_array, layout_count
+from .members import added_by_class, answers_anything, attributes_of, has_hidden_state
+from .plain import NUMBERS, is_plain, parts_of, size_of
 
 # The last step to a key of a mapping.
 KEY = object()
 # Lists of more numbers are arrays.
 MANY = 4096
-# What numbers are, one by one.
-_NUMBERS = (numbers.Number, np.number, np.bool_, np.datetime64, np.timedelta64)
 _MOST_DIMENSIONS = 16
 _DEEPEST = 64
 _MOST = 1_000_000
 _MOST_LAZY = 65_536  # of what comes out of a generator
 
-_PLAIN = (
-    type(None), enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, np.dtype,
-    np.random.Generator, decimal.Decimal, fractions.Fraction, uuid.UUID, slice, range, type(...), type(NotImplemented),
-    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, re.Pattern,
-)  # fmt: skip
 _EXPECTED = (
     "expected pictures (PIL, NumPy or tensors), plain values, or dicts, lists and objects of these. Return pictures as "
     "such, and leave the rest out"
@@ -73,7 +59,7 @@ class Place:
 
     def item(self, key: Any) -> Place:
         """The place of an item."""
-        shown = repr(key)
+        shown = repr(key) if size_of(key) <= 1 else type(key).__name__
         return Place(f"{self.text}[{shown if len(shown) <= 40 else f'<{type(key).__name__}>'}]", (*self.steps, key))
 
     def attribute(self, name: str) -> Place:
@@ -112,7 +98,7 @@ def is_leaf(value: Any) -> bool:
     """Whether the caller has to look at a value."""
     if isinstance(value, Image.Image):
         return True
-    if isinstance(value, (str, PurePath)):
+    if issubclass(type(value), (str, PurePath)):
         return not _is_plain_text(value)
     if isinstance(value, io.BytesIO):
         return value.getbuffer().nbytes > FEW
@@ -145,22 +131,26 @@ class _Walk:
         self._open: set[int] = set()
         self._looped: set[int] = set()
         self._steps = 0
-        self._numbers = 0
+        self._counted = Counter[str]()
+        # Whether what cannot be looked at is passed over, and what was walked in this way.
+        self._glancing = False
+        self._glanced: dict[int, tuple[Any, Any]] = {}
 
     def at(self, value: Any, place: Place, depth: int) -> Any:
         """Walk one value; return it, or its copy."""
         self._steps += 1
         if depth > _DEEPEST or self._steps > _MOST:
             raise ImageError(f"{place} lies too deep, or among too much, to be looked at; {_EXPECTED}.")
-        if self._passes(value, place) or isinstance(value, _PLAIN) or _is_plain_text(value):
+        if self._passes(value, place):
             return value
-        if isinstance(value, _NUMBERS):
-            # The bytes of a file may be one number.
-            self._count(1 if not isinstance(value, int) or value.bit_length() <= 64 * FEW else MANY + 1, place)
+        if is_plain(value) or _is_plain_text(value):
+            self._count(size_of(value), place)
+            self._unchanged(parts_of(value), place, depth + 1)
             return value
         key = id(value)
-        if key in self._done:
-            return self._done[key][1]
+        for done in (self._done, self._glanced) if self._glancing else (self._done,):
+            if key in done:
+                return done[key][1]
         if key in self._open:
             self._looped.add(key)
             return value
@@ -171,34 +161,61 @@ class _Walk:
             self._open.discard(key)
         if made is not value and key in self._looped:
             raise ImageError(f"{place} refers to itself, and something in it is flagged; {_EXPECTED}.")
-        self._done[key] = (value, made)
+        (self._glanced if self._glancing else self._done)[key] = (value, made)
+        self._pass_over(made)
         return made
 
-    def _count(self, some: int, place: Place) -> None:
-        self._numbers += some
-        if self._numbers > MANY:
+    def _pass_over(self, made: Any) -> None:
+        """Glance at nothing that has been looked at: a property may hand out the first of the pictures."""
+        self._glanced.setdefault(id(made), (made, made))
+        for item in made if is_pictures(made) else ():
+            self._pass_over(item)
+
+    def _count(self, some: int, place: Place, what: str = "values") -> None:
+        self._counted[what] += 0 if self._glancing else some
+        if self._counted[what] > MANY:
             raise ImageError(f"{place} is one of more than {MANY} loose numbers, which may be a picture; {_EXPECTED}.")
 
+    def _unchanged(self, parts: Mapping[str, Any], place: Place, depth: int) -> None:
+        """Walk what nothing can be put back into."""
+        for name, part in parts.items():
+            inner = place.attribute(name)
+            if self.at(part, inner, depth) is not part:
+                raise ImageError(f"{inner} is flagged, and cannot be redacted there; {_EXPECTED}.")
+
+    def _glance(self, parts: Iterable[tuple[str, Any]], place: Place, depth: int) -> None:
+        """Look at what can be looked at in things that are no output by themselves, and pass over the rest."""
+        outside, self._glancing = self._glancing, True
+        try:
+            for name, part in parts:
+                self._unchanged({name: part}, place, depth)
+        finally:
+            self._glancing = outside
+
     def _made(self, value: Any, place: Place, depth: int) -> Any:
-        if isinstance(value, Tensor) and value.is_nested:
+        if isinstance(value, Tensor) and value.is_nested and not self._glancing:
             raise ImageError(f"{place} is a nested tensor; {_EXPECTED}.")
-        if isinstance(value, (str, PurePath)) or is_leaf(value):  # plain text is out already
-            made = self._visit(value, place)
+        if issubclass(type(value), (str, PurePath)) or is_leaf(value):  # plain text is out already
+            made = self._visited(value, place)
             if isinstance(value, Image.Image) or is_pictures(value):
-                self._beside(value, place, depth)
-            return self._attributes(value, made, place, depth) if isinstance(value, (Tensor, np.ndarray)) else made
+                self._beside(value, made, place, depth)
+                return made
+            return self._attributes(value, made, place, depth)
         if is_array(value) and not _is_bytes(value):
             return self._of_array(value, place, depth)
         if isinstance(value, (bytes, bytearray, memoryview, io.BytesIO)):
-            return value  # so few that they show nothing
+            # So few that they show nothing by themselves.
+            self._count(memoryview(value.getbuffer() if isinstance(value, io.BytesIO) else value).nbytes, place)
+            return self._attributes(value, value, place, depth)
         if isinstance(value, io.StringIO):
             text = value.getvalue()
-            return value if (made := self.at(text, place, depth)) is text else io.StringIO(made)
+            made = value if (made := self.at(text, place, depth)) is text else io.StringIO(made)
+            return self._attributes(value, made, place, depth)
         if isinstance(value, Mapping):
             return self._of_mapping(value, place, depth)
         if isinstance(value, (list, tuple, Set, deque, KeysView, ValuesView, ItemsView)):
             return self._of_items(value, place, depth)
-        if isinstance(value, io.IOBase):
+        if isinstance(value, io.IOBase) and not self._glancing:
             raise ImageError(f"{place} is an open file ({type(value).__name__}); {_EXPECTED}.")
         if isinstance(value, Iterator):
             items = list(islice(value, _MOST_LAZY + 1))
@@ -207,17 +224,21 @@ class _Walk:
             return iter(self.at(items, place, depth))
         return self._of_object(value, place, depth)
 
-    def _beside(self, value: Any, place: Place, depth: int) -> None:
-        """Walk the pictures and arrays that somebody has hung on a picture; what is in its file, ``visit`` knows."""
+    def _visited(self, value: Any, place: Place) -> Any:
+        try:
+            return self._visit(value, place)
+        except ImageError:
+            if self._glancing:
+                return value
+            raise
+
+    def _beside(self, value: Any, made: Any, place: Place, depth: int) -> None:
+        """Glance at what somebody has hung on a picture; what is in its file, ``visit`` knows."""
         if isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                self._beside(item, place.item(index), depth)
-            return
-        for name, item in {**value.info, **vars(value)}.items():
-            if isinstance(item, (Image.Image, Tensor, np.ndarray)):
-                beside = place.attribute(str(name))
-                if self.at(item, beside, depth) is not item:
-                    raise ImageError(f"{beside}, beside a picture, is flagged; {_EXPECTED}.")
+            for index, (item, other) in enumerate(zip(value, made, strict=True)):
+                self._beside(item, other, place.item(index), depth)
+        elif made is value:
+            self._glance({**value.info, **attributes_of(value)}.items(), place, depth)
 
     def _of_array(self, value: Any, place: Place, depth: int) -> Any:
         """An array of objects, text or fields is walked item by item; what is left is of few values."""
@@ -250,7 +271,9 @@ class _Walk:
 
     def _key(self, key: Any, place: Place, depth: int) -> None:
         named = Place(f"a key of {place}", (*place.steps, KEY))
-        if not isinstance(key, _NUMBERS) and self.at(key, named, depth) is not key:
+        if type(key) in (bool, int, float):
+            self._count(size_of(key), named, "keys")
+        elif self.at(key, named, depth) is not key:
             raise ImageError(f"{named} is flagged, and cannot be redacted; {_EXPECTED}.")
 
     def _of_items(self, value: Any, place: Place, depth: int) -> Any:
@@ -274,7 +297,9 @@ class _Walk:
         kind = type(value)
         if isinstance(value, type) and value.__module__.partition(".")[0] in ("builtins", "numpy", "torch"):
             return value
-        if isinstance(value, torch.nn.Module) or _has_hidden_state(kind):
+        if isinstance(value, torch.nn.Module) or has_hidden_state(kind) or answers_anything(kind):
+            if self._glancing:
+                return value
             named = f"{kind.__module__}.{kind.__qualname__}"
             raise ImageError(f"{place} is a {named}, which cannot be seen into; {_EXPECTED}.")
         return self._attributes(value, value, place, depth)
@@ -282,21 +307,21 @@ class _Walk:
     def _attributes(self, value: Any, copied: Any, place: Place, depth: int) -> Any:
         """Walk the attributes of a value; return what was made of it so far, with those that changed."""
         changed = {}
-        for name, attribute in _attributes_of(value).items():
+        for name, attribute in attributes_of(value).items():
             if (made := self.at(attribute, place.attribute(name), depth)) is not attribute:
                 changed[name] = made
-        if not changed:
-            return copied
-        copied = _copy_of(value, place) if copied is value else copied
+        if changed and copied is value:
+            copied = _copy_of(value, place)
         for name, made in changed.items():
             object.__setattr__(copied, name, made)
+        self._glance(added_by_class(copied), place, depth)
         return copied
 
 
 def _is_plain_text(value: Any) -> bool:
     if isinstance(value, PurePath):
         return not is_path(str(value))
-    return isinstance(value, str) and not holds_pictures(value)
+    return issubclass(type(value), str) and not holds_pictures(value)
 
 
 def _is_bytes(value: Any) -> bool:
@@ -307,7 +332,7 @@ def _numbers_in(value: Any, depth: int = 0) -> int:
     """How many numbers a list of nothing but numbers, or of such lists, holds; 0 for any other list."""
     total = 0
     for item in value if depth < _MOST_DIMENSIONS else ():
-        some = _numbers_in(item, depth + 1) if isinstance(item, (list, tuple)) else isinstance(item, _NUMBERS)
+        some = _numbers_in(item, depth + 1) if isinstance(item, (list, tuple)) else isinstance(item, NUMBERS)
         if not some:
             return 0
         total += some
@@ -319,31 +344,6 @@ def _are_bytes(value: Any) -> bool:
     if not all(isinstance(item, (int, np.integer)) and 0 <= item <= 255 for item in value[:HEAD]):
         return False
     return begins_like_a_picture(bytes(map(int, value[:HEAD])))
-
-
-def _attributes_of(value: Any) -> dict[str, Any]:
-    found = dict(vars(value)) if isinstance(getattr(value, "__dict__", None), dict) else {}
-    for name in _slots_of(type(value)):
-        with suppress(AttributeError):
-            found[name] = object.__getattribute__(value, name)
-    return found
-
-
-def _slots_of(kind: type) -> list[str]:
-    found = []
-    for base in kind.__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__"):
-                private = name.startswith("__") and not name.endswith("__")
-                found.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
-    return found
-
-
-def _has_hidden_state(kind: type) -> bool:
-    """Whether objects hold more than their attributes: whatever is not written in Python may."""
-    pointers = len(_slots_of(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
-    return kind.__itemsize__ > 0 or kind.__basicsize__ > object.__basicsize__ + pointers * struct.calcsize("P")
 
 
 def _copy_of(value: Any, place: Place) -> Any:

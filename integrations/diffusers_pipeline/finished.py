@@ -6,6 +6,8 @@ looked at now; what `table` declares to be no picture passes; the rest is plain,
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +45,7 @@ class Finish:
         self._found: list[tuple[int, Passed]] = []
         # Arrays in lists, each of which is one item, such as the layers of a picture; in a tuple, each is a batch.
         self._listed: set[int] = set()
+        self._output: Any = None
 
     @property
     def found(self) -> list[Passed]:
@@ -63,6 +66,7 @@ class Finish:
         Raises:
             ImageError: Something that cannot be looked at.
         """
+        self._output = output
         return walk(output, self._visit, name=name, passes=self._passes)
 
     def look_at_field(self, name: str, value: Any) -> Any:
@@ -80,7 +84,16 @@ class Finish:
         if inner:
             return False
         held = table.held_in(self._cls, field)
-        return held == "latents" or (held == "other" and (self._known or not may_be_pictures(value)))
+        if held == "latents":
+            return not self.hides_latents or self._is_taken_out(field, value)
+        return held == "other" and (self._known or not may_be_pictures(value))
+
+    def _is_taken_out(self, field: Any, value: Any) -> bool:
+        """Whether latents are where ``finish`` takes them out: in an output of diffusers, or a tuple."""
+        output = self._output
+        if isinstance(output, OrderedDict):
+            return output.get(field) is value and getattr(output, str(field), value) is value
+        return isinstance(output, tuple) and output[field] is value
 
     def _visit(self, leaf: Any, place: Place) -> Any:
         field = _field(place)
@@ -215,12 +228,18 @@ def _checked(
 def _is_ordinary(images: Any) -> bool:
     """Whether an array is gray or RGB, in the layout and in numbers that its library is known for."""
     if isinstance(images, Tensor):
-        plain = images.layout == torch.strided and (images.is_floating_point() or images.dtype == torch.uint8)
+        floating = images.is_floating_point() and images.itemsize > 1
+        plain = images.layout == torch.strided and (floating or _is_of_levels(images))
         return plain and images.ndim in (3, 4, 5) and images.shape[-3] in (1, 3) and min(images.shape[-2:]) >= 8
     if isinstance(images, np.ndarray):
-        plain = (images.dtype.kind == "f" and images.dtype.itemsize <= 8) or images.dtype == np.uint8
+        plain = (images.dtype.kind == "f" and images.dtype.itemsize <= 8) or _is_of_levels(images)
         return plain and images.ndim in (3, 4, 5) and images.shape[-1] in (1, 3) and min(images.shape[-3:-1]) >= 8
     return is_pictures(images)
+
+
+def _is_of_levels(images: Any) -> bool:
+    """Whether an array is of 8 bits, and no mask of 0 and 1."""
+    return images.dtype in (torch.uint8, np.uint8) and bool(math.prod(images.shape)) and int(images.max()) > 1
 
 
 def may_be_pictures(value: Any) -> bool:

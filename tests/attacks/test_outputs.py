@@ -366,7 +366,7 @@ def test_pictures_that_carry_another_one(demo, info):
     clean = carrying(C, info=info)
     assert returned(demo, BaseOutput(images=[clean])).images[0] is clean
     for given in ([carrying(T, info=info)], [[CLEAN, carrying(T, info=info)]], carrying(T, info=info)):
-        with pytest.raises(ImageError, match="beside a picture, is flagged"):
+        with pytest.raises(ImageError, match="is flagged, and cannot be redacted there"):
             returned(demo, BaseOutput(images=given))
 
 
