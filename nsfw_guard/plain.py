@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import logging
 import numbers
 import re
 import uuid
@@ -21,7 +22,7 @@ NUMBERS = (numbers.Number, np.number, np.bool_, np.datetime64, np.timedelta64)
 _PLAIN = (
     type(None), enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, np.dtype,
     np.random.Generator, uuid.UUID, slice, range, type(...), type(NotImplemented), datetime.date, datetime.time,
-    datetime.timedelta, datetime.tzinfo, re.Pattern, *NUMBERS,
+    datetime.timedelta, datetime.tzinfo, re.Pattern, logging.Logger, *NUMBERS,
 )  # fmt: skip
 _BARE = frozenset([type(None), bool, int, float, complex, str])
 # Bytes.

@@ -215,7 +215,9 @@ class _Walk:
             return self._of_mapping(value, place, depth)
         if isinstance(value, (list, tuple, Set, deque, KeysView, ValuesView, ItemsView)):
             return self._of_items(value, place, depth)
-        if isinstance(value, io.IOBase) and not self._glancing:
+        if self._glancing and isinstance(value, (io.IOBase, Iterator)):
+            return value  # to read it would use it up
+        if isinstance(value, io.IOBase):
             raise ImageError(f"{place} is an open file ({type(value).__name__}); {_EXPECTED}.")
         if isinstance(value, Iterator):
             items = list(islice(value, _MOST_LAZY + 1))

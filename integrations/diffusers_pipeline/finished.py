@@ -83,6 +83,8 @@ class Finish:
             _refuse_what_is_no_picture(value, place)
         if inner:
             return False
+        if isinstance(field, str) and table.is_intermediate(field) and not self.hides_latents and is_array(value):
+            return True
         held = table.held_in(self._cls, field)
         if held == "latents":
             return not self.hides_latents or self._is_taken_out(field, value)

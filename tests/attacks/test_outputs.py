@@ -12,6 +12,7 @@ import enum
 import functools
 import io
 import json
+import logging
 import types
 import zipfile
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
@@ -414,10 +415,21 @@ def test_what_cannot_be_looked_at(demo, name):
     assert "expected" in str(error.value) or "values" in str(error.value)
 
 
+class Logging:
+    """As people write classes: with a log, and with a method that knows its class."""
+
+    log = logging.getLogger("b")
+
+    def __init__(self):
+        super().__init__()
+        self.seed = 7
+
+
 PASSING = [
     None, 7, 0.5, True, 3 + 4j, "a cat", "x" * 5000, b"short", Coloured.RED, torch.device("cpu"), torch.float32,
-    np.float32(0.5), torch.tensor(3), torch.linspace(0, 1, 64), np.zeros(10), [0.1] * 4096, {"seed": 7, "steps": [1, 2, 3]},
-    torch.Size([1, 2]), range(5000), "0123456789abcdef" * 4, "GIF89a is a format that some of us remember well",
+    np.float32(0.5), torch.tensor(3), torch.linspace(0, 1, 64), np.zeros(10), [0.1] * 4096,
+    {"seed": 7, "steps": [1, 2, 3]}, logging.getLogger("a"), Logging(), torch.Size([1, 2]), range(5000),
+    "0123456789abcdef" * 4, "GIF89a is a format that some of us remember well",
     torch.zeros(0, 3, SIDE, SIDE), [], {}, np.array(["a", "b"]), [True] * 100, "https://example.com/" + "a" * 100,
 ]  # fmt: skip
 
@@ -427,6 +439,16 @@ def test_what_shows_nothing(demo, value):
     out = returned(demo, BaseOutput(images=[CLEAN], extra=value))
     assert out.extra is value
     assert out.nsfw_content_detected == [False]
+
+
+def test_embeddings_of_a_class_of_a_users_own(demo):
+    """By their name, and only where they are allowed."""
+    given = BaseOutput(images=[CLEAN], prompt_embeds=torch.randn(1, 7, 32) * 3)
+    with pytest.raises(ImageError, match=r"output\.prompt_embeds"):
+        returned(demo, given)
+    allowed = returned(demo, given, latents="allow")
+    assert allowed.prompt_embeds is given.prompt_embeds
+    assert allowed.nsfw_content_detected == [False]
 
 
 def test_a_structure_that_refers_to_itself(demo):
