@@ -861,7 +861,7 @@ def test_a_redaction_leaves_a_trace(operator, monkeypatch, tmp_path, caplog):
     report = json.loads(output.ui["nsfw_guard"][0])
     assert report["flagged_indices"] == [1]
     assert report["verdicts"][1]["redacted"] == "blur, 8 cells"
-    (log,) = (tmp_path / "logs").iterdir()
+    log = tmp_path / "logs/audit-comfyui.jsonl"
     (line,) = list(read(log))
     assert (line["event"], line["where"], line["index"]) == ("redacted", "8_nsfw_source_0", 1)
     assert (line["flagged"], line["redacted"], line["verified"]) == (True, "blur, 8 cells", True)

@@ -50,8 +50,9 @@ def contents(path, wanted=None, **options):
         name = entry.path.partition("://")[2].partition("::")[0].partition("#")[0]
         if entry.error is not None:
             bad.setdefault(name, []).append(entry.error)
-            with pytest.raises(OSError, match=r"."):
-                open_path(entry.path)
+            if entry.path != str(path):  # the archive itself is a file
+                with pytest.raises(OSError, match=r"."):
+                    open_path(entry.path)
             continue
         with entry.open() as file, open_path(entry.path) as again:
             data = file.read()
