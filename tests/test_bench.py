@@ -822,6 +822,7 @@ def test_bench_scan_compares_dtypes_and_runtimes(tiny_folder):
     assert [model["name"] for model in json.loads(result.stdout)["models"]] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_bench_scan_memory_counts_both_scans(monkeypatch):
     from nsfw_guard.bench import scan_memory

@@ -44,10 +44,11 @@ def test_the_classifier_knows_held_out_renderings(demo):
     assert wrong / len(truth) <= 0.01
 
 
-def test_the_pipeline_draws_what_is_asked_for_and_the_guard_agrees(demo):
+@pytest.mark.parametrize("count", [32, pytest.param(80, marks=pytest.mark.slow)])
+def test_the_pipeline_draws_what_is_asked_for_and_the_guard_agrees(demo, count):
     choose = random.Random(20)
     prompts, truth = [], []
-    for index in range(80):
+    for index in range(count):
         shape = shapes.SHAPES[index % len(shapes.SHAPES)]
         color, background = choose.sample(shapes.COLORS, 2)
         size = choose.choice(["", "small ", "large "])
@@ -63,9 +64,11 @@ def test_the_pipeline_draws_what_is_asked_for_and_the_guard_agrees(demo):
 
 
 CANVASES = {"16:9": (144, 256), "9:16": (256, 144), "3:1": (96, 288), "8:1": (96, 768), "1:8": (768, 96)}
+# The long ones take minutes.
+SOME = [pytest.param(name, marks=pytest.mark.slow if "8" in name else ()) for name in CANVASES]
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
+@pytest.mark.parametrize("canvas", SOME)
 def test_a_triangle_anywhere_in_a_wide_picture_is_found(demo, canvas):
     height, width = CANVASES[canvas]
     short = min(height, width)
@@ -94,7 +97,7 @@ def test_a_triangle_anywhere_in_a_wide_picture_is_found(demo, canvas):
     assert missed == 0
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
+@pytest.mark.parametrize("canvas", SOME)
 def test_other_shapes_in_a_wide_picture_mostly_pass(demo, canvas):
     height, width = CANVASES[canvas]
     pictures = []
