@@ -388,7 +388,7 @@ REFUSED = {
     "embedding": torch.rand(300),
     "whole numbers": torch.zeros(1, 16, 16, 3, dtype=torch.int32),
     "colours of vertices": MESH(None, torch.rand(1, 100, 3)),
-    "drawing": "<svg xmlns='http://www.w3.org/2000/svg'></svg>",
+    "drawing": "<svg xmlns='http://www.w3.org/2000/svg'><polygon points='0,0 9,9 0,9'/></svg>",
     "words of memory": memoryview(bytes(300)),
 }
 
