@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -130,7 +131,8 @@ def look_at_text(text: str, check: Check, name: str) -> str:
         parts += [text[end : coded.start], text[coded.start : coded.stop] if done is coded.data else coded.write(done)]
         end = coded.stop
     whole = end == len(text) and len(seen) == 1 and len(seen[0]) == end  # a file, character by character
-    for file, certain in () if whole else _written_in(text):
+    others = () if whole else chain(_written_in(text), _overlapping(text) if seen else ())
+    for file, certain in others:
         if file in seen:
             continue
         try:
@@ -209,7 +211,7 @@ def _is_text_of_a_file(data: bytes) -> bool:
 
 
 def _written_in(text: str) -> Iterator[tuple[bytes, bool]]:
-    """Find the files that cannot be replaced where they are: in other alphabets, under escapes, behind each other.
+    """Find the files that cannot be replaced where they are: in other alphabets, and under escapes.
 
     Yields:
         A file, and whether there is one for certain.
@@ -220,6 +222,10 @@ def _written_in(text: str) -> Iterator[tuple[bytes, bool]]:
     for other in without_escapes(text):
         yield from ((coded.data, False) for coded in coded_in(other))
         yield from ((data, False) for data in files_in(other, begins_like_a_picture) if _is_file(data))
+
+
+def _overlapping(text: str) -> Iterator[tuple[bytes, bool]]:
+    """Find the files that begin within those of ``coded_in``; as for ``_written_in``."""
     end = 0
     for coded in sorted(_candidates(text), key=lambda coded: (coded.start, -coded.stop)):
         if coded.start < end and _is_whole(coded.data):

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import logging
-import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .cards import CARDS
 from .checkpoint import SAVED, read_config, read_saved
 from .errors import CheckpointError, SettingError
+from .files import write_whole
 from .placement import Placement
 from .policy import Policy
 from .redact import Redaction
@@ -62,9 +62,7 @@ def save_guard(
         "runtime": classifier.forward_path.runtime,
     }
     config = {**read_config(folder), SAVED: {"card": guard.card.to_dict(), "guard": settings}}
-    written = folder / "config.json.part"
-    written.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(written, folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
