@@ -20,35 +20,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from nsfw_guard.integrations.diffusers_pipeline import attach
 from nsfw_guard.integrations.diffusers_pipeline.pipeline import finish
 from nsfw_guard.integrations.diffusers_pipeline.record import Record
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from PIL import Image
+from returning import CLEAN, SIDE, C, Returns, T
 
 from nsfw_guard import ImageError
-from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import to_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SIDE = 64
-T = draw("triangle", "red", "white", height=SIDE, width=SIDE)
-C = draw("circle", "red", "white", height=SIDE, width=SIDE)
-CLEAN = to_picture(C)
-
-
-class Returns(DiffusionPipeline):
-    """A pipeline of a user's own: it returns what it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_to_config()
-
-    def __call__(self, given):
-        return given
 
 
 def returned(guard, given):

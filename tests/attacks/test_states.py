@@ -13,18 +13,15 @@ from nsfw_guard.integrations.diffusers_pipeline import NsfwGuardBlock, attach
 from nsfw_guard.integrations.diffusers_pipeline.record import Record, _state
 from nsfw_guard.integrations.diffusers_pipeline.settings import Attachment, Settings
 from PIL import Image
+from returning import C, T
 
 from nsfw_guard import ImageError, SettingError
-from nsfw_guard.demo.shapes import draw
 from nsfw_guard.images import to_picture
 
 modular = pytest.importorskip("diffusers.modular_pipelines")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIDE = 64
-T = draw("triangle", "red", "white", height=SIDE, width=SIDE)
-C = draw("circle", "red", "white", height=SIDE, width=SIDE)
 CLEAN = [to_picture(C)]
 
 
