@@ -14,7 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .console import Cells, Color, ExitZero, Kind, Replacement, default_device, quiet, redaction_of, stated
+from .console import (
+    Cells,
+    Color,
+    ExitZero,
+    Kind,
+    Model,
+    PolicyName,
+    Replacement,
+    default_device,
+    quiet,
+    redaction_of,
+    stated,
+)
 from .errors import GuardError, ImageError, SettingError
 
 if TYPE_CHECKING:
@@ -23,15 +35,6 @@ if TYPE_CHECKING:
     from .verdict import Verdict
 
 CLEAN, FLAGGED, FAILED = 0, 1, 2
-
-Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")]
-PolicyName = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        help="A preset of the model card: strict, balanced, permissive, … Default: the guard's own, else balanced.",
-    ),
-]
 
 
 def check(

@@ -25,8 +25,8 @@ from rich.text import Text
 from . import __version__
 from .audit_command import audit, verify
 from .bench.command import bench
-from .check_command import CLEAN, FAILED, FLAGGED, PolicyName, check, said
-from .console import Cells, Color, Kind, Replacement, quiet, redaction_of, stated
+from .check_command import CLEAN, FAILED, FLAGGED, check, said
+from .console import Cells, Color, Kind, PolicyName, Replacement, quiet, redaction_of, stated
 from .demo import NOTICE, STEPS
 from .errors import GuardError, SettingError
 from .files import write_whole

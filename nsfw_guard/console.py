@@ -13,6 +13,14 @@ from .errors import SettingError
 if TYPE_CHECKING:
     from .redact import Redaction
 
+Model = Annotated[str, typer.Option(help="A model card, a Hub id (org/name), or a checkpoint folder (./folder).")]
+PolicyName = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="A preset of the model card: strict, balanced, permissive, … Default: the guard's own, else balanced.",
+    ),
+]
 Kind = Annotated[
     str | None,
     typer.Option("--redaction", help="blur, pixelate, fill, replace or none. Default: the guard's own, else blur."),
@@ -23,6 +31,9 @@ Cells = Annotated[
 ]
 Color = Annotated[str | None, typer.Option(help="Of fill: a name such as gray, or #rrggbb. Default: black.")]
 Replacement = Annotated[Path | None, typer.Option(help="A picture that is shown instead of what is flagged.")]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 when something is flagged; 2 is still for what could not run.")
+]
 
 
 def quiet() -> None:
@@ -69,8 +80,3 @@ def redaction_of(kind: str | None, cells: int | None, color: str | None, replace
     except ValueError as error:
         raise SettingError(f"--color is {color!r}; expected a name such as gray, or #rrggbb.") from error
     return Redaction(kind, color=(red, green, blue), image=replacement, **stated(cells=cells))
-
-
-ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 when something is flagged; 2 is still for what could not run.")
-]

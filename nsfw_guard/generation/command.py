@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..console import Cells, Color, ExitZero, Kind, Replacement, quiet, redaction_of, stated
+from ..console import Cells, Color, ExitZero, Kind, PolicyName, Replacement, quiet, redaction_of, stated
 from ..errors import GuardError, SettingError
 
 if TYPE_CHECKING:
@@ -45,12 +45,7 @@ def generate(
             "demo."
         ),
     ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="A preset of the model card: strict, balanced, permissive, … Default: the guard's own, else balanced."
-        ),
-    ] = None,
+    policy: PolicyName = None,
     redaction: Kind = None,
     cells: Cells = None,
     color: Color = None,
