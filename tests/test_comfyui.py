@@ -1386,15 +1386,32 @@ def test_a_preview_is_written_to_the_temp_folder_alone(comfy):
     assert again[0]["filename"].split("_0")[0] not in [one["filename"].split("_0")[0] for one in output.ui["images"]]
 
 
-@pytest.mark.parametrize("what", ["PIL.ImageFile._save", "PIL.Image.Image.save", "os.replace"])
+def test_a_name_that_another_prompt_has_taken_meanwhile_is_its_own(comfy, monkeypatch):
+    count = sys.modules["folder_paths"].get_save_image_path
+
+    def counted_before(*args):
+        folder, name, number, *rest = count(*args)
+        Path(folder, f"{name}_{number:05}_.png").write_bytes(b"of somebody else")
+        return folder, name, number, *rest
+
+    monkeypatch.setattr("folder_paths.get_save_image_path", counted_before)
+    output = save(comfy, pictures(SAFE, SAFE))
+    names = [one["filename"] for one in output.ui["images"]]
+    assert [name[-10:] for name in names] == ["00002_.png", "00003_.png"]
+    other, *own = sorted(saved(comfy))
+    assert other.read_bytes() == b"of somebody else"
+    assert [file.name for file in own] == names
+
+
+@pytest.mark.parametrize("what", ["PIL.ImageFile._save", "PIL.Image.Image.save", "os.fsync"])
 def test_nothing_half_written_is_left(comfy, monkeypatch, what):
     finished = []
 
     def failing(*args, **options):
         finished.extend(file.name for file in saved(comfy) if file.suffix == ".png")
-        target = args[1]
-        if hasattr(target, "write"):
-            target.write(b"half")
+        for target in args[1:2]:
+            if hasattr(target, "write"):
+                target.write(b"half")
         raise OSError("the disk is full")
 
     monkeypatch.setattr(what, failing)

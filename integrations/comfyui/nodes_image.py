@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -66,7 +66,31 @@ class ClassifyingNode(io.ComfyNode):
         return checkpoints.default_stamp()
 
 
-class Guard(ClassifyingNode):
+class RedactingNode(ClassifyingNode):
+    """A node that classifies images, ``image`` or ``images``, and redacts what is flagged."""
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        sensitivity: Any = None,
+        action: Any = None,
+        classifier: Any = None,
+        policy: Any = None,
+        replacement: Any = options.UNLINKED,
+        **given: Any,
+    ) -> list[str]:
+        """Ask for the replacement picture only when something is flagged."""
+        images = given["images"] if "images" in given else given["image"]
+        return needed_if_flagged(
+            {"replacement": replacement},
+            action,
+            sensitivity,
+            policy,
+            lambda: scores_of(images, classifier, cls.hidden.unique_id),
+        )
+
+
+class Guard(RedactingNode):
     """NSFW Safety Guard: everything in one node."""
 
     @classmethod
@@ -103,23 +127,6 @@ class Guard(ClassifyingNode):
         )
 
     @classmethod
-    def check_lazy_status(
-        cls,
-        image: Any,
-        sensitivity: Any = None,
-        action: Any = None,
-        classifier: Any = None,
-        policy: Any = None,
-        replacement: Any = options.UNLINKED,
-        **_: Any,
-    ) -> list[str]:
-        """Ask for the replacement picture only when something is flagged."""
-        linked = {"replacement": replacement}
-        return needed_if_flagged(
-            linked, action, sensitivity, policy, lambda: scores_of(image, classifier, cls.hidden.unique_id)
-        )
-
-    @classmethod
     def execute(
         cls,
         image: Tensor,
@@ -133,7 +140,8 @@ class Guard(ClassifyingNode):
         """Classify, decide, redact."""
         scores = scores_of(image, classifier, cls.hidden.unique_id)
         chosen, verdicts = decide(scores, sensitivity, policy, batch=batch)
-        return censored(cls, image, scores, chosen, verdicts, action, replacement)
+        done = censored(image, scores, chosen, verdicts, action, replacement)
+        return io.NodeOutput(*done.outputs(image), scores, ui=done.ui)
 
 
 class Classify(ClassifyingNode):
@@ -240,12 +248,45 @@ class Censor(io.ComfyNode):
         """Decide, redact."""
         check_scores(scores, image)
         chosen, verdicts = decide(scores, sensitivity, policy)
-        output = censored(cls, image, scores, chosen, verdicts, action, replacement, mask=mask)
-        return io.NodeOutput(*output.args[:4], ui=output.ui)
+        done = censored(image, scores, chosen, verdicts, action, replacement, mask=mask)
+        return io.NodeOutput(*done.outputs(image), ui=done.ui)
+
+
+@dataclass(frozen=True)
+class Censored:
+    """What a node has decided and done.
+
+    Attributes:
+        verdicts: On what came in.
+        action: What was to be done.
+        shown: The images, and what became of them.
+        text: For the node.
+        report: For programs.
+    """
+
+    verdicts: list[Verdict]
+    action: options.Action
+    shown: redaction.Shown
+    text: str
+    report: str
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any image is."""
+        return any(verdict.flagged for verdict in self.verdicts)
+
+    @property
+    def ui(self) -> dict[str, Any]:
+        """What the page and the history get."""
+        return report.as_ui(self.text, self.report)
+
+    def outputs(self, image: Tensor) -> tuple[Any, bool, Tensor, str]:
+        """The images, whether any is flagged, the mask, the report."""
+        images = blocker(self.action, self.flagged) or self.shown.images
+        return images, self.flagged, report.as_mask(self.verdicts, image), self.report
 
 
 def censored(
-    cls: Any,
     image: Tensor,
     scores: WireScores,
     policy: Policy,
@@ -254,16 +295,13 @@ def censored(
     replacement: Any,
     *,
     mask: Tensor | None = None,
-) -> io.NodeOutput:
-    """Do what the inputs say: the images, whether any is flagged, the mask, the report, the scores."""
-    flagged = any(verdict.flagged for verdict in verdicts)
-    chosen = options.action_of(action, replacement, flagged=flagged)
+) -> Censored:
+    """Do what the inputs say, and tell of it."""
+    chosen = options.action_of(action, replacement, flagged=any(verdict.flagged for verdict in verdicts))
     shown = redaction.redacted(image, verdicts, chosen, scores.judge(policy), mask)
     text = report.as_text(verdicts, chosen.kind, shown.told(), checkpoint=scores.checkpoint)
     verdicts_json = report.as_json(verdicts, policy, chosen.kind, shown.told(), checkpoint=scores.checkpoint)
-    images = blocker(chosen, flagged) or shown.images
-    outputs = (images, flagged, report.as_mask(verdicts, image), verdicts_json, scores)
-    return io.NodeOutput(*outputs, ui=report.as_ui(text, verdicts_json))
+    return Censored(verdicts, chosen, shown, text, verdicts_json)
 
 
 def scores_of(image: Any, given: Any, node_id: str | None) -> WireScores:

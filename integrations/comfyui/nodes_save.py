@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nsfw_guard.errors import SettingError
+from nsfw_guard.files import write_new
 from nsfw_guard.policy import Policy
 from nsfw_guard.verdict import Verdict
 
-from . import options, redaction, report
-from .nodes_image import ClassifyingNode, decide, needed_if_flagged, scores_of
+from . import options, report
+from .nodes_image import RedactingNode, censored, decide, scores_of
 
 UNFLAGGED, ALL, NEVER = "in unflagged images only", "in all images", "never"
 
@@ -46,28 +48,7 @@ class Kept:
     told: dict[str, Any] | None
 
 
-class WritingNode(ClassifyingNode):
-    """A node that checks, redacts and writes."""
-
-    @classmethod
-    def check_lazy_status(
-        cls,
-        images: Any,
-        sensitivity: Any = None,
-        action: Any = None,
-        classifier: Any = None,
-        policy: Any = None,
-        replacement: Any = options.UNLINKED,
-        **_: Any,
-    ) -> list[str]:
-        """Ask for the replacement picture only when something is flagged."""
-        linked = {"replacement": replacement}
-        return needed_if_flagged(
-            linked, action, sensitivity, policy, lambda: scores_of(images, classifier, cls.hidden.unique_id)
-        )
-
-
-class SaveImage(WritingNode):
+class SaveImage(RedactingNode):
     """Save Image (Guarded)."""
 
     @classmethod
@@ -120,7 +101,7 @@ class SaveImage(WritingNode):
         return _written(cls, images, sensitivity, action, classifier, policy, replacement, write)
 
 
-class PreviewImage(WritingNode):
+class PreviewImage(RedactingNode):
     """Preview Image (Guarded)."""
 
     @classmethod
@@ -179,21 +160,16 @@ def _written(
     """Look, redact, write; the images that were written, whether any is flagged, the report."""
     scores = scores_of(images, classifier, cls.hidden.unique_id)
     chosen, verdicts = decide(scores, sensitivity, policy)
-    flagged = any(verdict.flagged for verdict in verdicts)
-    done = options.action_of(action, replacement, flagged=flagged)
-    shown = redaction.redacted(images, verdicts, done, scores.judge(chosen))
-    told = shown.told()
+    done = censored(images, scores, chosen, verdicts, action, replacement)
+    told = done.shown.told()
     kept = [
         Kept(index, image, verdict, told.get(index))
-        for index, (image, verdict) in enumerate(zip(shown.images, verdicts, strict=True))
-        if not (verdict.flagged and done.kind == options.BLOCK)
+        for index, (image, verdict) in enumerate(zip(done.shown.images, verdicts, strict=True))
+        if not (verdict.flagged and done.action.kind == options.BLOCK)
     ]
     results = write(kept)
-    text = report.as_text(verdicts, done.kind, told, checkpoint=scores.checkpoint)
-    verdicts_json = report.as_json(verdicts, chosen, done.kind, told, checkpoint=scores.checkpoint)
-    handed_on = shown.images if len(kept) == len(images) else _some(shown.images, kept, done)
-    ui = {"images": results, **report.as_ui(text, verdicts_json)}
-    return io.NodeOutput(handed_on, flagged, verdicts_json, ui=ui)
+    handed_on = done.shown.images if len(kept) == len(images) else _some(done.shown.images, kept, done.action)
+    return io.NodeOutput(handed_on, done.flagged, done.report, ui={"images": results, **done.ui})
 
 
 def _some(images: Tensor, kept: list[Kept], action: options.Action) -> Any:
@@ -207,19 +183,21 @@ def _write(cls: Any, images: list[Kept], prefix: str, prompt_in_file: str, *, te
     kind = "temp" if temporary else "output"
     root = folder_paths.get_temp_directory() if temporary else folder_paths.get_output_directory()
     folder, filename, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+    numbers = count(counter)
     results = []
-    for number, one in enumerate(images):
+    for one in images:
         pixels = np.clip(one.image.float().cpu().numpy() * 255.0, 0, 255).astype(np.uint8)  # as Save Image rounds
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        name = f"{filename.replace('%batch_num%', str(one.index))}_{counter + number:05}_.png"
-        path = os.path.join(folder, name)
-        part = Path(path + ".part")  # under another name until it is whole
-        try:
-            metadata = _metadata(cls, one.verdict, one.told, prompt_in_file)
-            picture.save(part, format="PNG", pnginfo=metadata, compress_level=1 if temporary else 4)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        metadata = _metadata(cls, one.verdict, one.told, prompt_in_file)
+        file = BytesIO()
+        picture.save(file, format="PNG", pnginfo=metadata, compress_level=1 if temporary else 4)
+        for number in numbers:
+            name = f"{filename.replace('%batch_num%', str(one.index))}_{number:05}_.png"
+            try:
+                write_new(Path(folder, name), file.getvalue())
+            except FileExistsError:  # of a prompt that was counted at the same time
+                continue
+            break
         results.append({"filename": name, "subfolder": subfolder, "type": kind})
     return results
 
