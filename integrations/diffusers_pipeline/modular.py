@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nsfw_guard.errors import ImageError, SettingError
@@ -111,17 +111,21 @@ def _is_still(state: Any, name: str, value: Any, before: Any) -> bool:
 
 def _digest(value: Any) -> list[Any] | None:
     """Of everything in a value that may show something; ``None`` if that is not known."""
+    return _of_leaves(value, digest)
+
+
+def _is_plain(value: Any) -> bool:
+    return _of_leaves(value, lambda leaf: leaf) == []
+
+
+def _of_leaves(value: Any, of: Callable[[Any], Any]) -> list[Any] | None:
     found: list[Any] = []
 
     def note(leaf: Any, place: Any) -> Any:
-        found.append((str(place), digest(leaf)))
+        found.append((str(place), of(leaf)))
         return leaf
 
     try:
         return found if walk(value, note) is value else None
     except ImageError:
         return None
-
-
-def _is_plain(value: Any) -> bool:
-    return _digest(value) == []
